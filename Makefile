@@ -1,0 +1,3 @@
+.PHONY: generate
+generate:  ## write generated/ from proto/
+	.venv/bin/python tools/generate.py
