@@ -1,0 +1,18 @@
+"""What the services share and no service owns.
+
+errors        the one error type, and its way over gRPC and back
+access        who may call an RPC (read from the descriptors), and who is calling
+tokens        verifying access tokens
+rpc           the one interceptor: request id, deadline, access, validation, errors
+server        builds and runs a gRPC server that fails closed
+clients       calls another service with an internal client's token
+database      transactions that see one tenant, or only work to dispatch
+keyring       secrets at rest, encrypted under the installation's master keys
+addresses     checks e-mail addresses
+json_bounds   bounds on JSON objects that people send
+redaction     keeps secrets and addresses out of logs
+telemetry     structured logs
+settings      settings of a process, from its environment
+
+servicekit knows no service: it imports nothing of member_center, send_engine or gateway.
+"""

@@ -1,0 +1,183 @@
+"""The one interceptor that every RPC passes, in this order.
+
+request id      first, so that every answer and log line carries it
+errors          around all that follows: whatever is raised leaves as a status of the contract, without a trace
+deadline        work that cannot be answered in time is not begun
+access          before validation, so that a stranger learns nothing about the fields
+validation      the rules on the fields (protovalidate), then the tenant_id against the token
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+import grpc
+import protovalidate
+import structlog
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+
+from messmail.options.v1 import options_pb2
+from servicekit.access import (
+    FORWARDED_IP,
+    FORWARDED_USER_AGENT,
+    GATEWAY_AUTHORIZATION,
+    REQUEST_ID,
+    Caller,
+    access_of,
+    authorize,
+    bearer_token,
+    clean_request_id,
+    is_gateway,
+    set_caller,
+)
+from servicekit.errors import FieldViolation, MessmailError, Reason, to_grpc_status
+from servicekit.telemetry import bind_request_id
+from servicekit.tokens import TokenVerifier
+
+DEFAULT_DEADLINE_SECONDS = 10.0
+_LEAST_TIME_SECONDS = 0.1
+
+_log = structlog.get_logger()
+_validator = protovalidate.Validator()
+_deadline: ContextVar[float] = ContextVar("deadline")
+
+
+def time_left() -> float:
+    """Returns the seconds until the caller of the RPC under way stops waiting; the default outside an RPC."""
+    end = _deadline.get(None)
+    return DEFAULT_DEADLINE_SECONDS if end is None else end - time.monotonic()
+
+
+def validate(request: Message) -> None:
+    """Raises INVALID_FIELD with every violated field rule of the contract."""
+    violations = _validator.collect_violations(request)
+    if not violations:
+        return
+    fields = []
+    for violation in violations:
+        elements = violation.proto.field.elements if violation.proto.field else ()
+        path = ".".join(element.field_name for element in elements)
+        text = violation.proto.message
+        # A rule on the whole message names its field at the start of its text.
+        if not path:
+            path, _, text = text.partition(": ")
+        fields.append(FieldViolation(path, text))
+    raise MessmailError(
+        Reason.ERROR_REASON_INVALID_FIELD, f"{fields[0].field}: {fields[0].description}", violations=fields
+    )
+
+
+class Guard(grpc.ServerInterceptor):  # type: ignore[misc]  # grpcio is untyped at run time
+    """Passes a call on only when it may be made and is well-formed, and answers its errors."""
+
+    def __init__(self, methods: Mapping[str, MethodDescriptor], verifier: TokenVerifier) -> None:
+        self._access: dict[str, options_pb2.Access] = {}
+        for path, method in methods.items():
+            access = access_of(method)
+            if access is None:
+                raise RuntimeError(f"{path} has no access option: say in its .proto who may call it")
+            self._access[path] = access
+        self._verifier = verifier
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Any],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wraps the handler of an RPC of the contract; others (health, reflection) pass untouched."""
+        handler = continuation(handler_call_details)
+        access = self._access.get(handler_call_details.method)
+        if handler is None or access is None:
+            return handler
+        path = handler_call_details.method
+
+        if handler.response_streaming:
+            stream = handler.unary_stream
+
+            def answer_stream(request: Message, context: grpc.ServicerContext) -> Iterator[Message]:
+                request_id = _request_id(context)
+                with bind_request_id(request_id):
+                    try:
+                        self._admit(access, request, request_id, context)
+                        yield from stream(request, context)
+                    except Exception as error:
+                        _refuse(error, path, request_id, context)
+
+            return grpc.unary_stream_rpc_method_handler(
+                answer_stream, handler.request_deserializer, handler.response_serializer
+            )
+
+        unary = handler.unary_unary
+
+        def answer(request: Message, context: grpc.ServicerContext) -> Any:
+            request_id = _request_id(context)
+            with bind_request_id(request_id):
+                try:
+                    self._admit(access, request, request_id, context)
+                    return unary(request, context)
+                except Exception as error:
+                    _refuse(error, path, request_id, context)
+
+        return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
+
+    def _admit(
+        self, access: options_pb2.Access, request: Message, request_id: str, context: grpc.ServicerContext
+    ) -> None:
+        remaining = context.time_remaining()
+        # Without a deadline of the caller's, gRPC answers a number of years.
+        seconds = DEFAULT_DEADLINE_SECONDS if remaining is None or remaining > 86_400 else remaining
+        if seconds < _LEAST_TIME_SECONDS:
+            raise MessmailError(Reason.ERROR_REASON_DEADLINE_EXCEEDED, "the deadline leaves too little time to answer")
+        _deadline.set(time.monotonic() + seconds)
+        caller = self._identify(access, request_id, context)
+        set_caller(caller)
+        validate(request)
+        if "tenant_id" in request.DESCRIPTOR.fields_by_name:
+            caller.check_tenant(request.tenant_id)
+
+    def _identify(self, access: options_pb2.Access, request_id: str, context: grpc.ServicerContext) -> Caller:
+        metadata = _metadata(context)
+        authorization = metadata.get("authorization")
+        claims = self._verifier.verify(bearer_token(authorization)) if authorization else None
+        kind = authorize(access, claims)
+        if is_gateway(self._verifier, metadata.get(GATEWAY_AUTHORIZATION)):
+            ip = metadata.get(FORWARDED_IP, "")
+            user_agent = metadata.get(FORWARDED_USER_AGENT, "")
+        else:
+            ip, user_agent = peer_ip(context.peer()), ""
+        if claims is None:
+            return Caller(kind, request_id, ip=ip, user_agent=user_agent)
+        return Caller(kind, request_id, claims.client_id, claims.tenant_id, claims.scopes, ip, user_agent)
+
+
+def _request_id(context: grpc.ServicerContext) -> str:
+    request_id = clean_request_id(_metadata(context).get(REQUEST_ID), uuid.uuid4().hex)
+    context.set_trailing_metadata(((REQUEST_ID, request_id),))
+    return request_id
+
+
+def _metadata(context: grpc.ServicerContext) -> dict[str, str]:
+    return {
+        key: value if isinstance(value, str) else value.decode("utf-8", "replace")
+        for key, value in context.invocation_metadata()
+    }
+
+
+def _refuse(error: Exception, path: str, request_id: str, context: grpc.ServicerContext) -> NoReturn:
+    if isinstance(error, MessmailError):
+        _log.info("rpc.refused", rpc=path, reason=error.status.name)
+    else:
+        _log.error("rpc.crashed", rpc=path, exc_info=error)
+        error = MessmailError(Reason.ERROR_REASON_INTERNAL, "something went wrong here: tell us the request id")
+    context.abort_with_status(to_grpc_status(error, request_id))
+
+
+def peer_ip(peer: str) -> str:
+    """Takes the IP address out of gRPC's name for a peer, such as ipv4:127.0.0.1:4711 or ipv6:[::1]:4711."""
+    _, _, address = peer.partition(":")
+    return address.rpartition(":")[0].strip("[]").replace("%5B", "").replace("%5D", "")

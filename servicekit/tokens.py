@@ -1,0 +1,118 @@
+"""Verifying access tokens: ES256 JWTs as RFC 9068 profiles them.
+
+Issuing them is Member Center's. Verification is deliberately narrow: one algorithm, one key type, no key material taken
+from the token itself, every claim that matters required.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+from servicekit.errors import MessmailError, Reason
+
+ALGORITHM = "ES256"
+TOKEN_TYPE = "at+jwt"
+AUDIENCE = "messmail"
+MAX_TOKEN_BYTES = 8192
+LEEWAY_SECONDS = 5
+_CACHED_TOKENS = 10_000
+_HEADER_PARAMETERS = {"alg", "typ", "kid"}
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a verified token says of its holder. tenant_id is None for internal clients."""
+
+    client_id: UUID
+    tenant_id: UUID | None
+    usage: str
+    scopes: frozenset[str]
+    expires_at: int
+
+
+class VerificationKeys(Protocol):
+    """Where the issuer's public keys come from."""
+
+    def key(self, kid: str) -> EllipticCurvePublicKey | None:
+        """Returns the key that may verify tokens now; None when there is none (any more)."""
+
+
+class TokenVerifier:
+    """Verifies tokens of one issuer, and remembers those it has verified.
+
+    A remembered token is still refused once it has expired or its key has left the key set.
+    """
+
+    def __init__(self, issuer: str, keys: VerificationKeys) -> None:
+        self._issuer = issuer
+        self._keys = keys
+        self._verified: OrderedDict[str, tuple[str, EllipticCurvePublicKey, Claims]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def verify(self, token: str) -> Claims:
+        """Returns the claims of a good token; raises TOKEN_INVALID or TOKEN_EXPIRED otherwise."""
+        with self._lock:
+            known = self._verified.get(token)
+        if known is not None:
+            kid, key, claims = known
+            if claims.expires_at + LEEWAY_SECONDS <= time.time():
+                raise _expired()
+            if self._keys.key(kid) is key:
+                return claims
+        return self._verify_anew(token)
+
+    def _verify_anew(self, token: str) -> Claims:
+        # Before any base64: a token of megabytes costs nothing (CVE-2025-61920).
+        if len(token) > MAX_TOKEN_BYTES:
+            raise _invalid()
+        try:
+            header = jwt.get_unverified_header(token)
+            if set(header) != _HEADER_PARAMETERS or header["alg"] != ALGORITHM or header["typ"] != TOKEN_TYPE:
+                raise _invalid()
+            key = self._keys.key(header["kid"])
+            if key is None:
+                raise _invalid()
+            payload = jwt.decode(
+                token,
+                key,
+                algorithms=[ALGORITHM],
+                audience=AUDIENCE,
+                issuer=self._issuer,
+                leeway=LEEWAY_SECONDS,
+                options={"require": ["iss", "aud", "exp", "iat", "jti", "sub", "client_id", "scope", "usage"]},
+            )
+            claims = Claims(
+                client_id=UUID(payload["client_id"]),
+                tenant_id=UUID(payload["tenant_id"]) if "tenant_id" in payload else None,
+                usage=str(payload["usage"]),
+                scopes=frozenset(str(payload["scope"]).split()),
+                expires_at=int(payload["exp"]),
+            )
+        except jwt.ExpiredSignatureError as error:
+            raise _expired() from error
+        except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise _invalid() from error
+        # A tenant's token names its tenant and an internal one does not: anything else was never issued.
+        if (claims.usage == "tenant_api") != (claims.tenant_id is not None):
+            raise _invalid()
+        with self._lock:
+            self._verified[token] = (header["kid"], key, claims)
+            while len(self._verified) > _CACHED_TOKENS:
+                self._verified.popitem(last=False)
+        return claims
+
+
+def _invalid() -> MessmailError:
+    return MessmailError(Reason.ERROR_REASON_TOKEN_INVALID, "the access token is not valid: ask for a new one")
+
+
+def _expired() -> MessmailError:
+    return MessmailError(Reason.ERROR_REASON_TOKEN_EXPIRED, "the access token has expired: ask for a new one")
