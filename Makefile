@@ -1,3 +1,110 @@
-.PHONY: generate
-generate:  ## write generated/ from proto/
-	.venv/bin/python tools/generate.py
+# Everything a developer runs. `make help` lists it; each line says what you get.
+# Nothing is needed but Python >= 3.11, make and git: the rest comes into .venv from the lock file, once.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+READY  := $(VENV)/.messmail-ready
+
+# Two workers fill the two cores the suite is budgeted for; each has its own PostgreSQL and Valkey, so more would only
+# queue for the disk. One file stays on one worker, so that what its tests share is started once.
+WORKERS ?= 2
+PYTEST  := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# ---- running it
+
+.PHONY: demo up bench
+demo: $(READY) ## start everything and walk the guide's seven steps with 1,000 members (ARGS=--once to end after it)
+	$(BIN)/messmail demo $(ARGS)
+
+up: $(READY) ## start everything and stay up (ARGS="--http 127.0.0.1:8080 …")
+	$(BIN)/messmail up $(ARGS)
+
+bench: $(READY) ## measure requests per second against bare inserts on the same PostgreSQL
+	$(BIN)/python -m bench $(ARGS)
+
+# ---- checking it
+
+.PHONY: test test-fast lint format typecheck
+test: lint typecheck ## everything: lint, types and every test; at the end, what could not run on this machine
+	$(PYTEST) $(ARGS)
+
+test-fast: $(READY) ## the tests that take seconds
+	$(PYTEST) -m "not slow and not browser" $(ARGS)
+
+lint: $(READY) ## ruff: rules and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(READY) third-party-protos ## put code and protos into their form
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/buf format --write proto
+
+typecheck: $(READY) ## mypy --strict
+	$(BIN)/mypy
+
+# ---- the contract
+
+.PHONY: generate proto-lint proto-breaking proto-baseline proto-bundle third-party-protos
+generate: $(READY) ## write generated/ from proto/
+	$(BIN)/python -m tools.generate
+
+third-party-protos: $(READY)
+	@$(BIN)/python -m tools.fetch_third_party_protos
+
+proto-lint: third-party-protos ## buf: rules, comments and formatting of the contract
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code proto
+
+proto-breaking: third-party-protos ## compare the contract with the last released one
+	$(BIN)/buf breaking proto --against proto/baseline.binpb
+
+proto-baseline: third-party-protos ## at a release: make the present contract the one to compare with
+	$(BIN)/buf build proto --exclude-source-info --output proto/baseline.binpb
+
+proto-bundle: $(READY) ## write build/proto-bundle, from which other languages generate
+	$(BIN)/python -m tools.bundle_protos
+
+# ---- shipping it
+
+.PHONY: setup wheel lock clean
+setup: $(READY) ## make .venv with the locked packages (the other targets do this themselves)
+
+wheel: $(READY) ## build dist/messmail-*.whl
+	$(BIN)/python -m hatchling build --target wheel
+
+# The files name no package index, so that they install from whichever one a machine is set up for.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock" $(ARGS) pyproject.toml
+
+lock: $(READY) ## pin every package again (ARGS=--upgrade for newer ones)
+	$(BIN)/$(COMPILE) --extra embedded --output-file requirements.lock
+	$(BIN)/$(COMPILE) --extra embedded --group dev --constraint requirements.lock --output-file requirements-dev.lock
+
+clean: ## remove what builds and tests left (not .venv, not your data)
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# ---- the environment
+
+$(READY): requirements-dev.lock pyproject.toml | $(BIN)/python
+	@echo "Installing the locked packages into $(VENV) (once, and again when the lock changes)"
+	@$(BIN)/python -m tools.install_locked requirements-dev.lock
+	@touch $@
+
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "Messmail needs Python 3.11 or newer, and found none (python3 is $$(python3 --version 2>&1))."; \
+		echo "Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; fi
+	@if ! $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+		echo "$(PYTHON) cannot make environments. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; fi
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import fetch_third_party_protos
+from tools import fetch_third_party_protos
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATED = ROOT / "generated"
