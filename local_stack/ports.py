@@ -1,0 +1,95 @@
+"""Chooses the addresses the stack listens on.
+
+A default port that is taken moves to a free one; a port somebody asked for is never moved. Choosing is not reserving:
+the port is released again before the child binds it.
+"""
+
+import errno
+import socket
+from dataclasses import dataclass
+
+from local_stack.errors import StackError
+
+
+@dataclass(frozen=True)
+class Address:
+    """A HOST:PORT to listen on or to connect to."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Reads HOST:PORT; an IPv6 host stands in brackets."""
+        host, colon, port = text.rpartition(":")
+        if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65535):
+            raise StackError(f"'{text}' is not an address of the form HOST:PORT.")
+        return cls(host.removeprefix("[").removesuffix("]"), int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def reachable(self) -> "Address":
+        """The address a client on this machine connects to: the loopback one where all interfaces are bound."""
+        return Address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host), self.port)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An address that was free a moment ago, and whether it had to move away from its default."""
+
+    address: Address
+    moved_from: Address | None = None
+
+
+def choose(asked: str | None, default: str) -> Chosen:
+    """Chooses the asked address, or the default one, or a free port beside the default.
+
+    Raises StackError when an asked port is taken. Port 0 asks for any free port.
+    """
+    if asked is not None:
+        address = Address.parse(asked)
+        if not is_free(address):
+            raise StackError(f"{address} is taken by another program. Stop that program or ask for another port.")
+        return Chosen(_numbered(address))
+    address = Address.parse(default)
+    if is_free(address):
+        return Chosen(address)
+    return Chosen(free_address(address.host), moved_from=address)
+
+
+def free_address(host: str = "127.0.0.1") -> Address:
+    """Names a port of the host that nobody listens on."""
+    return _numbered(Address(host, 0))
+
+
+def is_free(address: Address) -> bool:
+    """Tells whether the address can be bound; a host that is not this machine's raises StackError."""
+    try:
+        with _bound(address):
+            return True
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return False
+        raise StackError(f"Cannot listen on {address}: {error.strerror}.") from error
+
+
+def _numbered(address: Address) -> Address:
+    if address.port:
+        return address
+    with _bound(address) as listener:
+        return Address(address.host, listener.getsockname()[1])
+
+
+def _bound(address: Address) -> socket.socket:
+    family, _, _, _, target = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # Connections of the previous run in TIME_WAIT do not make a port taken; a listener still does.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(target)
+    except OSError:
+        listener.close()
+        raise
+    return listener
