@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -73,7 +73,7 @@ def open_internal_channel(address: str, tokens: AccessTokens) -> grpc.Channel:
     return grpc.intercept_channel(open_channel(address), _Authorized(tokens))
 
 
-class _Authorized(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):  # type: ignore[misc]
+class _Authorized(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
     def __init__(self, tokens: AccessTokens) -> None:
         self._tokens = tokens
 

@@ -83,7 +83,7 @@ class Database:
 
 
 def _prepare_after_few_runs(connection: DBAPIConnection, _record: object) -> None:
-    connection.prepare_threshold = 3  # type: ignore[attr-defined]  # a psycopg connection
+    connection.prepare_threshold = 3
 
 
 def _unavailable() -> MessmailError:

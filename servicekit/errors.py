@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import cast
 
 import grpc
 from google.protobuf import duration_pb2
@@ -136,7 +137,9 @@ def from_rpc_error(error: grpc.RpcError) -> MessmailError:
     A status without our ErrorInfo comes from the transport; UNAVAILABLE and DEADLINE_EXCEEDED keep their meaning, and
     everything else is INTERNAL, so that nothing of the transport leaks.
     """
-    status = rpc_status.from_call(error)
+    # An RpcError of either face (grpc, grpc.aio) answers as a Call does; only the stubs do not say so.
+    call = cast(grpc.Call, error)
+    status = rpc_status.from_call(call)
     info, bad_request, retry = (
         error_details_pb2.ErrorInfo(),
         error_details_pb2.BadRequest(),
@@ -149,7 +152,7 @@ def from_rpc_error(error: grpc.RpcError) -> MessmailError:
                     detail.Unpack(message)
     if status is None or info.domain != DOMAIN:
         reason, text = _WITHOUT_DETAILS.get(
-            error.code(), (Reason.ERROR_REASON_INTERNAL, "something went wrong behind this service")
+            call.code(), (Reason.ERROR_REASON_INTERNAL, "something went wrong behind this service")
         )
         return MessmailError(reason, text, retry_after=1.0 if reason == Reason.ERROR_REASON_UNAVAILABLE else None)
     metadata = {key: value for key, value in info.metadata.items() if key != "request_id"}

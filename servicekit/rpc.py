@@ -72,7 +72,7 @@ def validate(request: Message) -> None:
     )
 
 
-class Guard(grpc.ServerInterceptor):  # type: ignore[misc]  # grpcio is untyped at run time
+class Guard(grpc.ServerInterceptor):
     """Passes a call on only when it may be made and is well-formed, and answers its errors."""
 
     def __init__(self, methods: Mapping[str, MethodDescriptor], verifier: TokenVerifier) -> None:
@@ -137,8 +137,7 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc]  # grpcio is untyped 
         caller = self._identify(access, request_id, context)
         set_caller(caller)
         validate(request)
-        if "tenant_id" in request.DESCRIPTOR.fields_by_name:
-            caller.check_tenant(request.tenant_id)
+        caller.check_tenant(getattr(request, "tenant_id", ""))
 
     def _identify(self, access: options_pb2.Access, request_id: str, context: grpc.ServicerContext) -> Caller:
         metadata = _metadata(context)

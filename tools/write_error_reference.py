@@ -1,0 +1,68 @@
+"""Writes docs/errors.md, the table of every error reason, from the contract and its comments."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAD = """\
+# Errors
+
+Every refusal carries a reason that stays the same, so a program may branch on it. The message beside it is for people and
+may change. This table is written from `proto/messmail/errors/v1/errors.proto` by `make generate`.
+
+**Over REST** a refusal is `application/problem+json` ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)):
+
+```json
+{
+  "type": "about:blank",
+  "title": "A field of the request is not valid.",
+  "status": 400,
+  "detail": "list_id: value must be a valid UUID",
+  "reason": "INVALID_FIELD",
+  "request_id": "0f4c8a52d7e14c0f9b5a0c5d1f0e7a11",
+  "violations": [{"field": "list_id", "description": "value must be a valid UUID"}]
+}
+```
+
+Under `/oauth/` it has the form of RFC 6749 section 5.2 instead: `{"error": "invalid_client", "error_description": "…"}`.
+A `Retry-After` header, in seconds, comes with 429 and 503.
+
+**Over gRPC** the reason is in `google.rpc.ErrorInfo` (domain `messmail`), the fields in `google.rpc.BadRequest`, the time
+to wait in `google.rpc.RetryInfo`.
+
+Tell us the request id when something is unclear: it finds every log line of the request.
+
+| reason | HTTP | gRPC | when |
+|---|---|---|---|
+"""
+
+
+def main() -> None:
+    """Writes the file; the comments come from the .proto itself, since compiled descriptors carry none."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "generated")]
+    from messmail.errors.v1 import errors_pb2
+    from servicekit.errors import reason_status
+
+    comments: dict[str, str] = {}
+    pending: list[str] = []
+    for line in (ROOT / "proto/messmail/errors/v1/errors.proto").read_text(encoding="utf-8").splitlines():
+        text = line.strip()
+        if text.startswith("//"):
+            pending.append(text.removeprefix("//").strip())
+            continue
+        if text.startswith("ERROR_REASON_"):
+            comments[text.split()[0]] = " ".join(pending)
+        pending = []
+    rows = []
+    for value in errors_pb2.ErrorReason.DESCRIPTOR.values:
+        if value.number:
+            status = reason_status(value.number)
+            rows.append(f"| `{status.name}` | {status.http} | {status.grpc_code.name} | {comments[value.name]} |\n")
+    (ROOT / "docs").mkdir(exist_ok=True)
+    (ROOT / "docs" / "errors.md").write_text(HEAD + "".join(rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
