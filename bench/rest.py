@@ -1,0 +1,217 @@
+"""`make bench`: requests a second through the gateway, against bare INSERT+COMMIT on the same PostgreSQL.
+
+The baseline is pgbench, in C, inserting one row per transaction over 8 connections. Each round measures the baseline and
+then every call, so that what slows the machine slows both; the ratios are medians over the rounds. The limits stay in
+the path: they are raised by the operator's own command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from bench import http_load, report
+from local_stack.data_directory import DataDirectory
+from local_stack.engines import running
+from local_stack.engines.postgres import Postgres
+
+BASELINE = "INSERT+COMMIT, 8 connections"
+SUBSCRIBE_TARGET = 0.12
+_CONNECTIONS = 32
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running installation: its command line, its gateway, and its PostgreSQL."""
+
+    data_dir: Path
+    environment: dict[str, str]
+    host: str
+    port: int
+    postgres: Postgres
+
+    def command(self, *arguments: str) -> dict[str, Any]:
+        """Runs a command of the command line and returns what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "messmail_cli", *arguments, "--data-dir", str(self.data_dir), "--json"],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"messmail {arguments[0]} failed: {done.stderr.strip()}")
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def post(self, path: str, body: bytes, content_type: str, token: str = "") -> dict[str, Any]:
+        """Posts to the gateway once."""
+        headers = {"Content-Type": content_type} | ({"Authorization": f"Bearer {token}"} if token else {})
+        request = urllib.request.Request(f"http://{self.host}:{self.port}{path}", body, headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            parsed: dict[str, Any] = json.load(answer)
+            return parsed
+
+
+@contextmanager
+def stack(folder: Path) -> Iterator[Stack]:
+    """Starts PostgreSQL, then everything else on it with `messmail up`."""
+    data = DataDirectory(folder / "postgres")
+    with running(Postgres.prepare(data), data.logs / "postgres.log") as postgres:
+        ready = folder / "ready.json"
+        environment = os.environ | {
+            "MEMBER_CENTER_DATABASE_URL": postgres.create_database("member_center"),
+            "SEND_ENGINE_DATABASE_URL": postgres.create_database("send_engine"),
+        }
+        free = [
+            part
+            for name in ("http", "member-center", "send-engine", "mailbox")
+            for part in (f"--{name}", "127.0.0.1:0")
+        ]
+        with (folder / "up.log").open("w") as log:
+            up = subprocess.Popen(
+                [sys.executable, "-m", "messmail_cli", "up", "--data-dir", str(folder / "stack"), *free]
+                + ["--ready-file", str(ready)],
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
+            try:
+                while not ready.exists():
+                    try:
+                        up.wait(0.1)
+                    except subprocess.TimeoutExpired:
+                        continue
+                    raise RuntimeError(f"the stack did not start:\n{(folder / 'up.log').read_text()}")
+                address = urllib.parse.urlsplit(json.loads(ready.read_text())["http"])
+                yield Stack(
+                    folder / "stack", environment, address.hostname or "127.0.0.1", address.port or 80, postgres
+                )
+            finally:
+                up.terminate()
+                up.wait(60)
+
+
+def baseline(postgres: Postgres, seconds: int) -> float:
+    """Inserts and commits single rows over 8 connections; returns transactions a second."""
+    script = postgres.data.path / "insert.sql"
+    script.write_text("INSERT INTO bench (list_id, email) VALUES (gen_random_uuid(), 'somebody@example.com');\n")
+    url = postgres.superuser_url()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS bench (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, list_id uuid, email text)"
+        )
+    done = subprocess.run(
+        [postgres.binaries / "pgbench", "--no-vacuum", "--client=8", "--jobs=2", f"--time={seconds}"]
+        + ["--protocol=prepared", f"--file={script}", url],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return next(float(line.split()[2]) for line in done.stdout.splitlines() if line.startswith("tps = "))
+
+
+def prepare(stack: Stack) -> dict[str, Iterator[bytes]]:
+    """Makes a tenant with all it needs and returns the endless requests of each call."""
+    many = str(2**31)
+    stack.command(
+        "limits", "set", "--subscribes-per-list-per-minute", many, "--anonymous-calls-per-ip-per-minute", many,
+        "--calls-per-client-per-minute", many,
+    )  # fmt: skip
+    tenant = stack.command("tenants", "create", "--name", "Bench")["tenant_id"]
+    new_list = ("lists", "create", "--tenant", tenant, "--from", "Bench <news@bench.example>")
+    audience, growing = (stack.command(*new_list, "--name", name)["list_id"] for name in ("Audience", "Growing"))
+    client = stack.command(
+        "clients", "create", "--tenant", tenant, "--usage", "tenant_api",
+        "--scope", "newsletter:send.write", "--scope", "newsletter:send.read",
+    )  # fmt: skip
+    members = stack.data_dir / "members.csv"
+    with members.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["email", "preferences"])
+        rows.writerows([f"member{n}@example.com", '{"lang": "en"}'] for n in range(1000))
+    stack.command(
+        "members", "import", "--tenant", tenant, "--list", audience, str(members), "--confirmed", "--evidence", "bench"
+    )
+    form = urllib.parse.urlencode(
+        {"grant_type": "client_credentials", "client_id": client["client_id"], "client_secret": client["client_secret"]}
+    ).encode()
+    token = stack.post("/oauth/token", form, "application/x-www-form-urlencoded")["access_token"]
+    job = stack.post(
+        "/api/send-jobs",
+        json.dumps(
+            {"list_id": audience, "subject": "Bench", "body_text": "Hello", "scheduled_at": "2099-01-01T00:00:00Z"}
+        ).encode(),
+        "application/json",
+        token,
+    )["id"]
+    ask_token = http_load.request("POST", "/oauth/token", form, content_type="application/x-www-form-urlencoded")
+    read_job = http_load.request("GET", f"/api/send-jobs/{job}", token=token)
+    return {
+        "token": itertools.repeat(ask_token),
+        "subscribe": (
+            http_load.request(
+                "POST",
+                "/newsletter/subscribe",
+                f'{{"list_id":"{growing}","email":"new{n}@example.com","preferences":{{"lang":"en"}}}}'.encode(),
+                content_type="application/json",
+            )
+            for n in itertools.count()
+        ),
+        "preferences": (
+            http_load.request("GET", f"/newsletter/preferences?list_id={audience}&email=member{n % 1000}%40example.com")
+            for n in itertools.count()
+        ),
+        "job read": itertools.repeat(read_job),
+    }
+
+
+def main() -> int:
+    """Measures, prints and saves; answers 1 when subscribe misses its target."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=4, help="how long each measurement of a round takes")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o711)
+        with stack(Path(folder)) as installation:
+            calls = prepare(installation)
+            rounds: dict[str, list[float]] = {name: [] for name in (BASELINE, *calls)}
+            for number in range(1, options.rounds + 1):
+                print(f"round {number} of {options.rounds}", file=sys.stderr, flush=True)
+                rounds[BASELINE].append(baseline(installation.postgres, options.seconds))
+                for name, requests in calls.items():
+                    load = http_load.run(
+                        installation.host,
+                        installation.port,
+                        requests,
+                        connections=_CONNECTIONS,
+                        seconds=options.seconds,
+                    )
+                    rounds[name].append(load.rate)
+    print(report.table(rounds, BASELINE, "requests/s"))
+    file = report.save("rest", rounds, BASELINE, connections=_CONNECTIONS, subscribe_target=SUBSCRIBE_TARGET)
+    reached = report.ratios(rounds, BASELINE)["subscribe"]
+    print(
+        f"subscribe: {reached:.3f} of the baseline (target {SUBSCRIBE_TARGET}); saved in {file.relative_to(Path.cwd())}"
+    )
+    return 0 if reached >= SUBSCRIBE_TARGET else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
