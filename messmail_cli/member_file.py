@@ -36,14 +36,16 @@ class MemberFile:
     def __init__(self, path: Path) -> None:
         """Opens the file and reads its header; raises CommandFailed when it is no CSV file with an email column."""
         self._path = path
-        self._binary = path.open("rb")
         self.size = path.stat().st_size
-        if self._binary.peek(2)[:2] in _UTF_16:
-            raise CommandFailed(f"{path} is encoded in UTF-16", _AS_UTF_8)
+        self._binary = path.open("rb")
         # A byte order mark, as Excel writes one, is no part of the first column's name.
         self._text = io.TextIOWrapper(self._binary, encoding="utf-8-sig", newline="")
         self._rows = csv.reader(self._text, strict=True)
-        self._columns = self._header()
+        try:
+            self._columns = self._header()
+        except CommandFailed:
+            self.close()
+            raise
 
     @property
     def position(self) -> int:
@@ -72,6 +74,8 @@ class MemberFile:
         self._text.close()
 
     def _header(self) -> list[str]:
+        if self._binary.peek(2)[:2] in _UTF_16:
+            raise CommandFailed(f"{self._path} is encoded in UTF-16", _AS_UTF_8)
         fields = [name.strip().lower() for name in self._next() or []]
         if "email" in fields and len(set(fields)) == len(fields):
             return fields
