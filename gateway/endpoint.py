@@ -1,0 +1,62 @@
+"""Answers the requests for one route: reads the request, calls the RPC, writes the answer in the form that is due.
+
+Everything an RPC needs of HTTP beyond its route is in its http_face option; nothing here knows a particular RPC.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from gateway.backends import CALL_SECONDS, Backend
+from gateway.exchange import Answer, HttpRequest
+from gateway.pages import Pages, prefers_html
+from gateway.problems import error_headers, oauth_answer, problem_answer
+from gateway.routes import Route
+from gateway.transcode import AnswerWriter, RequestReader
+from servicekit.errors import MessmailError
+
+_LARGE_BODY_BYTES = 1024 * 1024
+_LARGE_BODY_SECONDS = 30.0
+_FIELD = re.compile(r"\{([a-z_]+)\}")
+
+
+class Endpoint:
+    """The handler of one route."""
+
+    def __init__(self, route: Route, backend: Backend, pages: Pages, documentation: str) -> None:
+        self.template = route.template
+        self._face = route.face
+        self._reader = RequestReader(route)
+        self._writer = AnswerWriter(route)
+        self._call = backend.call(
+            route.rpc, _LARGE_BODY_SECONDS if route.max_body_bytes > _LARGE_BODY_BYTES else CALL_SECONDS
+        )
+        self._pages = pages
+        self._documentation = documentation
+        self._headers = (("cache-control", "no-store"),) if self._face.no_store else ()
+
+    async def answer(self, request: HttpRequest, path_fields: Mapping[str, str]) -> Answer:
+        """Answers a request; raises MessmailError."""
+        message = await self._reader.read(request, path_fields)
+        # Under the OAuth rules the header carries the client's credentials, which are in the message by now.
+        authorization = "" if self._face.oauth else request.headers.get("authorization", "")
+        value = self._writer.value(await self._call(message, request, authorization))
+        if self._shows_page(request):
+            fields = {field.name: text for field, text in message.ListFields() if isinstance(text, str)}
+            return self._pages.show(self._face.page, request, fields, value)
+        if self._face.created_location:
+            location = _FIELD.sub(lambda match: str(value[match[1]]), self._face.created_location)
+            return Answer(201, self._writer.encode(value), headers=(*self._headers, ("location", location)))
+        return Answer(200, self._writer.encode(value), headers=self._headers)
+
+    def refuse(self, error: MessmailError, request: HttpRequest) -> Answer:
+        """Puts an error into a page, RFC 6749's form or problem+json."""
+        if self._shows_page(request):
+            return self._pages.show_problem(error, request, error_headers(error))
+        if self._face.oauth:
+            return oauth_answer(error)
+        return problem_answer(error, request.request_id, self._documentation)
+
+    def _shows_page(self, request: HttpRequest) -> bool:
+        return bool(self._face.page) and prefers_html(request.headers.get("accept", ""))

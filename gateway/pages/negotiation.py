@@ -1,0 +1,40 @@
+"""Whether a caller would rather have a page, and in which language (RFC 9110 section 12.5).
+
+Neither decides what a request does, only how its answer looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+ENGLISH = "en"
+CHINESE = "zh-TW"
+
+
+def prefers_html(accept: str) -> bool:
+    """Tells whether an Accept header ranks HTML above JSON, as browsers' do. Anything else gets JSON."""
+    ranges = dict(_ranked(accept))
+    anything = ranges.get("*/*", 0.0)
+    html = ranges.get("text/html", ranges.get("text/*", anything))
+    json = ranges.get("application/json", ranges.get("application/*", anything))
+    return html > json
+
+
+def preferred_language(accept_language: str) -> str:
+    """Returns the language of the pages for an Accept-Language header: Chinese in any form, else English."""
+    ranked = sorted(_ranked(accept_language), key=lambda ranked: -ranked[1])
+    for tag, quality in ranked:
+        primary = tag.partition("-")[0]
+        if quality > 0 and primary in ("zh", "en"):
+            return CHINESE if primary == "zh" else ENGLISH
+    return ENGLISH
+
+
+def _ranked(header: str) -> Iterator[tuple[str, float]]:
+    for element in header.lower().split(","):
+        name, *parameters = (part.strip() for part in element.split(";"))
+        quality = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
+        try:
+            yield name, min(1.0, max(0.0, float(quality)))
+        except ValueError:
+            yield name, 0.0

@@ -1,0 +1,119 @@
+"""A whole HTTP request into one message of the contract, and its answer back into JSON.
+
+Path, query, body and HTTP Basic each fill their fields; no field may come from two of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from gateway.exchange import HttpRequest
+from gateway.forms import FORM, JSON, MULTIPART, media_type, parse_basic, parse_multipart, parse_parameters
+from gateway.json_reader import check_readable, fill, fill_from_text, load_object
+from gateway.json_writer import json_writer
+from gateway.routes import Route
+from servicekit.errors import FieldViolation, MessmailError, Reason
+
+_CREDENTIALS = ("client_id", "client_secret")
+
+
+class RequestReader:
+    """Reads the requests of one route."""
+
+    def __init__(self, route: Route) -> None:
+        check_readable(route.rpc.input_type)
+        self._route = route
+        self._message = GetMessageClass(route.rpc.input_type)
+        self._ignored = frozenset(route.face.ignored_form_fields)
+        self._accepted = _accepted(route)
+
+    async def read(self, request: HttpRequest, path_fields: Mapping[str, str]) -> Message:
+        """Reads a request; raises MessmailError, with every field that is wrong."""
+        route, message = self._route, self._message()
+        violations: list[FieldViolation] = []
+        sources: list[Mapping[str, object]] = [path_fields]
+        fill_from_text(message, path_fields, violations)
+        query = parse_parameters(request.query, "query")
+        if route.has_body and not route.face.query_with_body:
+            violations += [FieldViolation(name[:100], "is not accepted in the query") for name in query]
+        else:
+            fill_from_text(message, query, violations)
+            sources.append(query)
+        if route.has_body:
+            sources.append(await self._read_body(request, message, violations))
+        if route.face.oauth and "authorization" in request.headers:
+            sources.append(_read_basic(request.headers["authorization"], message))
+        violations += _given_twice(sources)
+        if violations:
+            raise MessmailError(Reason.ERROR_REASON_INVALID_FIELD, _summary(violations), violations=violations)
+        return message
+
+    async def _read_body(
+        self, request: HttpRequest, message: Message, violations: list[FieldViolation]
+    ) -> Mapping[str, object]:
+        body = await request.body(self._route.max_body_bytes)
+        if not body:
+            return {}
+        content_type = request.headers.get("content-type", "")
+        kind = media_type(content_type, self._accepted)
+        if kind == JSON:
+            members = load_object(body)
+            fill(message, members, violations)
+            return members
+        texts = parse_parameters(body, "body") if kind == FORM else parse_multipart(body, content_type)
+        oauth = self._route.face.oauth
+        # RFC 6749 section 3.2: a parameter without a value counts as left out, one that is not known is ignored.
+        given = {name: text for name, text in texts.items() if name not in self._ignored and (text or not oauth)}
+        fill_from_text(message, given, violations, ignore_unknown=oauth)
+        return given
+
+
+class AnswerWriter:
+    """Writes the answers of one route: all fields, or the one field that the contract names as the body."""
+
+    def __init__(self, route: Route) -> None:
+        self._field = route.response_body
+        whole = route.rpc.output_type
+        part = whole.fields_by_name[self._field].message_type if self._field else whole
+        if part is None:
+            raise ValueError(f"{route.rpc.full_name}: response_body must name a message")
+        self._write = json_writer(part)
+
+    def value(self, message: Message) -> Any:
+        """Returns the answer as a JSON value."""
+        return self._write(getattr(message, self._field) if self._field else message)
+
+    @staticmethod
+    def encode(value: Any) -> bytes:
+        """Returns a JSON value as the bytes of a body."""
+        return orjson.dumps(value)
+
+
+def _accepted(route: Route) -> tuple[str, ...]:
+    face = route.face
+    forms = () if not face.form_body else (FORM,) if face.oauth else (FORM, MULTIPART)
+    return (JSON, *forms) if face.json_body or not face.form_body else forms
+
+
+def _read_basic(authorization: str, message: Any) -> dict[str, str]:
+    credentials = parse_basic(authorization)
+    message.client_id, message.client_secret = credentials.client_id, credentials.client_secret
+    return dict.fromkeys(_CREDENTIALS, "")
+
+
+def _given_twice(sources: list[Mapping[str, object]]) -> list[FieldViolation]:
+    seen: set[str] = set()
+    twice: set[str] = set()
+    for source in sources:
+        twice |= seen & source.keys()
+        seen |= source.keys()
+    return [FieldViolation(name, "is given in two places; give it in one") for name in sorted(twice)]
+
+
+def _summary(violations: list[FieldViolation]) -> str:
+    return f"{violations[0].field}: {violations[0].description}"
