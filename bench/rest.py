@@ -1,8 +1,8 @@
 """`make bench`: requests a second through the gateway, against bare INSERT+COMMIT on the same PostgreSQL.
 
-The baseline is pgbench, in C, inserting one row per transaction over 8 connections. Each round measures the baseline and
-then every call, so that what slows the machine slows both; the ratios are medians over the rounds. The limits stay in
-the path: they are raised by the operator's own command.
+The baseline is pgbench, in C, inserting one row per transaction over 8 connections. Each round measures the baseline
+and then every call, so that what slows the machine slows both; the ratios are medians over the rounds. The limits stay
+in the path: they are raised by the operator's own command.
 """
 
 from __future__ import annotations
@@ -85,8 +85,10 @@ def stack(folder: Path) -> Iterator[Stack]:
         ]
         with (folder / "up.log").open("w") as log:
             up = subprocess.Popen(
-                [sys.executable, "-m", "messmail_cli", "up", "--data-dir", str(folder / "stack"), *free]
-                + ["--ready-file", str(ready)],
+                [
+                    *(sys.executable, "-m", "messmail_cli", "up", "--data-dir", str(folder / "stack")),
+                    *(*free, "--ready-file", str(ready)),
+                ],
                 env=environment,
                 stdout=log,
                 stderr=log,
@@ -114,11 +116,14 @@ def baseline(postgres: Postgres, seconds: int) -> float:
     url = postgres.superuser_url()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
-            "CREATE TABLE IF NOT EXISTS bench (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, list_id uuid, email text)"
+            "CREATE TABLE IF NOT EXISTS bench (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
+            " list_id uuid, email text)"
         )
     done = subprocess.run(
-        [postgres.binaries / "pgbench", "--no-vacuum", "--client=8", "--jobs=2", f"--time={seconds}"]
-        + ["--protocol=prepared", f"--file={script}", url],
+        [
+            *(postgres.binaries / "pgbench", "--no-vacuum", "--client=8", "--jobs=2", f"--time={seconds}"),
+            *("--protocol=prepared", f"--file={script}", url),
+        ],
         capture_output=True,
         text=True,
         check=True,
