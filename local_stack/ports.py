@@ -35,6 +35,13 @@ class Address:
         return Address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host), self.port)
 
 
+class AddressTakenError(StackError):
+    """Another program listens on the address."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(f"{address} is taken by another program. Stop that program or ask for another port.")
+
+
 @dataclass(frozen=True)
 class Chosen:
     """An address that was free a moment ago, and whether it had to move away from its default."""
@@ -46,17 +53,16 @@ class Chosen:
 def choose(asked: str | None, default: str) -> Chosen:
     """Chooses the asked address, or the default one, or a free port beside the default.
 
-    Raises StackError when an asked port is taken. Port 0 asks for any free port.
+    Raises AddressTakenError when an asked port is taken. Port 0 asks for any free port.
     """
     if asked is not None:
         address = Address.parse(asked)
-        if not is_free(address):
-            raise StackError(f"{address} is taken by another program. Stop that program or ask for another port.")
         return Chosen(_numbered(address))
     address = Address.parse(default)
-    if is_free(address):
-        return Chosen(address)
-    return Chosen(free_address(address.host), moved_from=address)
+    try:
+        return Chosen(_numbered(address))
+    except AddressTakenError:
+        return Chosen(free_address(address.host), moved_from=address)
 
 
 def free_address(host: str = "127.0.0.1") -> Address:
@@ -64,32 +70,28 @@ def free_address(host: str = "127.0.0.1") -> Address:
     return _numbered(Address(host, 0))
 
 
-def is_free(address: Address) -> bool:
-    """Tells whether the address can be bound; a host that is not this machine's raises StackError."""
+def bind(address: Address) -> socket.socket:
+    """Returns a socket bound to the address, ready to listen.
+
+    Raises AddressTakenError when somebody listens there, StackError when the host is not this machine's.
+    """
     try:
-        with _bound(address):
-            return True
+        family, _, _, _, target = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            return False
         raise StackError(f"Cannot listen on {address}: {error.strerror}.") from error
-
-
-def _numbered(address: Address) -> Address:
-    if address.port:
-        return address
-    with _bound(address) as listener:
-        return Address(address.host, listener.getsockname()[1])
-
-
-def _bound(address: Address) -> socket.socket:
-    family, _, _, _, target = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         # Connections of the previous run in TIME_WAIT do not make a port taken; a listener still does.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(target)
-    except OSError:
+    except OSError as error:
         listener.close()
-        raise
+        if error.errno == errno.EADDRINUSE:
+            raise AddressTakenError(address) from error
+        raise StackError(f"Cannot listen on {address}: {error.strerror}.") from error
     return listener
+
+
+def _numbered(address: Address) -> Address:
+    with bind(address) as listener:
+        return Address(address.host, listener.getsockname()[1])

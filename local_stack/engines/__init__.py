@@ -5,13 +5,12 @@ whoever needs one engine without a supervisor, such as a test.
 """
 
 import contextlib
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from local_stack.children import Child, describe, last_lines, spawn
+from local_stack.children import Child, RunningChild, describe, end, last_lines
 from local_stack.errors import StackError
 
 
@@ -32,21 +31,14 @@ EngineT = TypeVar("EngineT", bound=Engine)
 @contextlib.contextmanager
 def running(engine: EngineT, log: Path, timeout: float = 60.0) -> Iterator[EngineT]:
     """Runs the engine for the length of a `with` block; raises StackError when it does not answer in time."""
-    child = engine.child
-    process = spawn(child, log)
+    child = RunningChild(engine.child, log)
     try:
         deadline = time.monotonic() + timeout
         while not engine.is_ready():
-            if (status := process.poll()) is not None:
-                raise StackError(f"{child.name} {describe(status)}:\n{last_lines(log)}")
+            if child.wait(0.02):
+                raise StackError(f"{child.child.name} {describe(child.status)}:\n{last_lines(log)}")
             if time.monotonic() > deadline:
-                raise StackError(f"{child.name} did not answer within {timeout:.0f} s:\n{last_lines(log)}")
-            time.sleep(0.02)
+                raise StackError(f"{child.child.name} did not answer within {timeout:.0f} s:\n{last_lines(log)}")
         yield engine
     finally:
-        process.send_signal(child.stop_signal)
-        try:
-            process.wait(child.grace)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end([child])
