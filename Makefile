@@ -54,8 +54,9 @@ typecheck: $(READY) ## mypy --strict
 # ---- the contract
 
 .PHONY: generate proto-lint proto-breaking proto-baseline proto-bundle third-party-protos
-generate: $(READY) ## write generated/ from proto/
+generate: $(READY) ## write generated/ and docs/errors.md from proto/
 	$(BIN)/python -m tools.generate
+	$(BIN)/python -m tools.write_error_reference
 
 third-party-protos: $(READY)
 	@$(BIN)/python -m tools.fetch_third_party_protos
