@@ -120,15 +120,15 @@ class SmtpSession(asyncio.Protocol):
         return reply
 
     def _refusal(self, content: bytes) -> bytes | None:
-        line_ends = content.count(b"\r\n")
-        if content.count(b"\n") != line_ends or content.count(b"\r") != line_ends:
+        lines = content.split(b"\r\n")
+        if content.count(b"\n") != len(lines) - 1 or content.count(b"\r") != len(lines) - 1:
             return b"554 5.6.0 Bare CR or LF\r\n"
         if len(content) > SIZE_LIMIT:
             return b"552 5.3.4 Message too big\r\n"
-        if content.count(b"\r\n.") != content.count(b"\r\n.."):
-            return b"554 5.6.0 A line begins with a dot that is not doubled\r\n"
-        if max(map(len, content.split(b"\r\n"))) > _LINE_LIMIT:
+        if max(map(len, lines)) > _LINE_LIMIT:
             return b"554 5.6.0 A line has more than 998 bytes\r\n"
+        if b"\r\n." in content and content.count(b"\r\n.") != content.count(b"\r\n.."):
+            return b"554 5.6.0 A line begins with a dot that is not doubled\r\n"
         if not self._eight_bit and not content.isascii():
             return b"554 5.6.1 8-bit content without BODY=8BITMIME\r\n"
         return None
