@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from google.api import annotations_pb2, http_pb2  # type: ignore[import-untyped]
+from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 
@@ -55,7 +55,8 @@ def read_routes(service: ServiceDescriptor) -> Iterator[Route]:
     for rpc in service.methods:
         options = rpc.GetOptions()
         face = options.Extensions[options_pb2.http_face]
-        rule = options.Extensions[annotations_pb2.http]
+        # The stubs of google.api do not say what the extension extends.
+        rule: http_pb2.HttpRule = options.Extensions[annotations_pb2.http]  # type: ignore[index]
         if face.internal:
             continue
         if not rule.WhichOneof("pattern"):

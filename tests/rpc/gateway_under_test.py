@@ -102,6 +102,11 @@ class MemberCenter(member_center_pb2_grpc.MemberCenterServicer):
     def GetJsonWebKeySet(self, request: Message, context: Any) -> mc.GetJsonWebKeySetResponse:
         return mc.GetJsonWebKeySetResponse(keys=[mc.JsonWebKey(kty="EC", kid="first")])
 
+    def GetAuthorizationServerMetadata(
+        self, request: Message, context: Any
+    ) -> mc.GetAuthorizationServerMetadataResponse:
+        return mc.GetAuthorizationServerMetadataResponse(issuer=ISSUER)
+
     def Subscribe(self, request: mc.SubscribeRequest, context: Any) -> mc.SubscribeResponse:
         self.seen.note("Subscribe", request)
         return mc.SubscribeResponse(status=mc.SUBSCRIPTION_STATUS_PENDING, confirm_token="sealed")
@@ -121,6 +126,11 @@ class MemberCenter(member_center_pb2_grpc.MemberCenterServicer):
         return mc.ConfirmSubscriptionResponse(
             status=mc.SUBSCRIPTION_STATUS_CONFIRMED, list_id=LIST, list_name="Acme", language="en"
         )
+
+    def RequestUnsubscribeToken(
+        self, request: mc.RequestUnsubscribeTokenRequest, context: Any
+    ) -> mc.RequestUnsubscribeTokenResponse:
+        return mc.RequestUnsubscribeTokenResponse(unsubscribe_token="sealed")
 
     def FollowUnsubscribeLink(
         self, request: mc.FollowUnsubscribeLinkRequest, context: Any
@@ -180,6 +190,9 @@ class SendEngine(send_engine_pb2_grpc.SendEngineServicer):
         self.seen.note("CancelSendJob", request)
         raise ZeroDivisionError("the secret of the house is 4711")
 
+    def WatchSendJob(self, request: se.WatchSendJobRequest, context: Any) -> Iterator[se.WatchSendJobResponse]:
+        yield se.WatchSendJobResponse()
+
 
 def _follow(token: str) -> None:
     reasons = {EXPIRED: Reason.ERROR_REASON_LINK_EXPIRED, SUPERSEDED: Reason.ERROR_REASON_LINK_SUPERSEDED}
@@ -210,7 +223,7 @@ class GatewayUnderTest:
     seen: Seen
     services: tuple[RunningServer, ...]
 
-    def call(self, method: str, target: str, body: bytes | None = None, **headers: str) -> HttpAnswer:
+    def call(self, method: str, target: str, body: bytes | None = None, /, **headers: str) -> HttpAnswer:
         """Makes one request; underscores in header names stand for hyphens."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
         try:
@@ -221,11 +234,11 @@ class GatewayUnderTest:
         finally:
             connection.close()
 
-    def post_json(self, target: str, value: object, **headers: str) -> HttpAnswer:
+    def post_json(self, target: str, value: object, /, **headers: str) -> HttpAnswer:
         body = value if isinstance(value, bytes) else json.dumps(value).encode()
         return self.call("POST", target, body, Content_Type="application/json", **headers)
 
-    def post_form(self, target: str, body: bytes, **headers: str) -> HttpAnswer:
+    def post_form(self, target: str, body: bytes, /, **headers: str) -> HttpAnswer:
         return self.call("POST", target, body, Content_Type="application/x-www-form-urlencoded", **headers)
 
 
