@@ -54,7 +54,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Names the extras whose tests were asked for and did not run."""
-    skipped = terminalreporter.stats.get("skipped", [])
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if isinstance(report, pytest.TestReport)]
     for marker, program in MISSING.items():
         count = sum(1 for report in skipped if marker in report.keywords)
         if count:
