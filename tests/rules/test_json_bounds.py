@@ -157,7 +157,7 @@ def test_integral_numbers_become_integers_where_every_reader_agrees_on_them() ->
         10**4000,
         b"x",
         {1},
-        object(),
+        1j,
         {1: "a"},
         {None: 1},
         "\0",
@@ -170,7 +170,7 @@ def test_integral_numbers_become_integers_where_every_reader_agrees_on_them() ->
         ["\0"],
         {"a": {"b": "\0"}},
     ],
-    ids=lambda value: type(value).__name__,
+    ids=lambda value: ascii(value)[:20],
 )
 def test_what_the_database_or_json_cannot_hold_is_refused(value: object) -> None:
     with pytest.raises(BoundsError):
