@@ -6,7 +6,6 @@ children of one that was killed.
 
 import json
 import queue
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,25 +54,19 @@ class Supervisor:
         # Of the queues only this one may be written to from a signal handler.
         self._events: queue.SimpleQueue[RunningChild | None] = queue.SimpleQueue()
 
-    def start(self, child: Child, answers: Callable[[], bool] | None = None, timeout: float = 60.0) -> None:
-        """Starts a child and waits until it answers, or without `answers` until it has logged the event "ready".
+    def start(self, *children: Child, answers: Callable[[], bool] | None = None, timeout: float = 60.0) -> None:
+        """Starts children together and waits until they answer, or without `answers` have logged the event "ready".
 
-        Raises StackError with the end of its log when it dies or is late, StoppedError when asked to stop meanwhile.
+        Raises StackError with the end of the log when one dies or is late, StoppedError when asked to stop meanwhile.
         """
-        log = self.log(child.name)
-        if log.exists():
-            log.replace(log.with_suffix(".log.1"))
-        log.touch(mode=0o600)
-        running = self._launch(child)
-        with log.open("rb") as stream:
-            is_ready = answers or _ReadyLine(stream)
-            deadline = time.monotonic() + timeout
-            while not is_ready():
-                self._check_stopping()
-                if running.wait(_POLL):
-                    raise StackError(f"{child.name} {describe(running.status)} while starting:\n{last_lines(log)}")
-                if time.monotonic() > deadline:
-                    raise StackError(f"{child.name} was not ready within {timeout:.0f} s:\n{last_lines(log)}")
+        for child in children:
+            log = self.log(child.name)
+            if log.exists():
+                log.replace(log.with_suffix(".log.1"))
+            self._launch(child)
+        deadline = time.monotonic() + timeout
+        for child in children:
+            self._await_ready(self._places[child.name].running, answers, deadline)
 
     def complete(self, child: Child, timeout: float = 120.0) -> bytes:
         """Runs a child to its end and returns its standard output, which goes to no log.
@@ -141,6 +134,17 @@ class Supervisor:
         remember(self._data, (place.running for place in self._places.values()))
         return running
 
+    def _await_ready(self, running: RunningChild, answers: Callable[[], bool] | None, deadline: float) -> None:
+        name = running.child.name
+        with self.log(name).open("rb") as stream:
+            is_ready = answers or _ReadyLine(stream)
+            while not is_ready():
+                self._check_stopping()
+                if running.wait(_POLL):
+                    raise StackError(f"{name} {describe(running.status)} while starting:\n{last_lines(self.log(name))}")
+                if time.monotonic() > deadline:
+                    raise StackError(f"{name} was not ready in time:\n{last_lines(self.log(name))}")
+
     def _schedule(self, ended: RunningChild) -> None:
         place = self._places[ended.child.name]
         place.failures = 1 if time.monotonic() - ended.started > _HEALTHY_AFTER else place.failures + 1
@@ -179,9 +183,3 @@ def _is_ready(line: bytes) -> bool:
     except ValueError:
         return False
     return isinstance(entry, dict) and entry.get("event") == "ready"
-
-
-def stop_on_signals(supervisor: Supervisor) -> None:
-    """Makes Ctrl-C, SIGTERM and a closed terminal ask the supervisor to stop."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: supervisor.request_stop())

@@ -69,7 +69,7 @@ class Postgres:
         version = cluster / "PG_VERSION"
         binaries = _binaries(version.read_text().strip() if version.exists() else None, home, account)
         if not cluster.exists():
-            _initialise(cluster, binaries, data.secret("postgres-superuser"), account)
+            _initialise(cluster, binaries, data, account)
         _forget_reused_pid(cluster)
         address = address or free_address()
         return cls(data, home, binaries, _socket_directory(home, address.port, account), address, account)
@@ -200,12 +200,12 @@ def _copied(install: Path, package: Path, home: Path) -> Path:
     return copy
 
 
-def _initialise(cluster: Path, binaries: Path, password: str, account: Account | None) -> None:
+def _initialise(cluster: Path, binaries: Path, data: DataDirectory, account: Account | None) -> None:
     """Runs initdb beside the final place, so that an interrupted one leaves nothing that looks finished."""
     unfinished = cluster.with_name("cluster.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     password_file = cluster.with_name("superuser-password")
-    write_private(password_file, password)
+    write_private(password_file, data.secret("postgres-superuser"))
     if account:
         os.chown(password_file, account.uid, account.gid)
     try:
@@ -215,11 +215,12 @@ def _initialise(cluster: Path, binaries: Path, password: str, account: Account |
                 *("--auth-local=scram-sha-256", "--auth-host=scram-sha-256", "--encoding=UTF8"),
                 *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--no-instructions"),
             ],
-            env={"LANG": "C.UTF-8", "PATH": os.defpath},
+            env={"LANG": "C.UTF-8", "PATH": os.defpath, MARK: str(data.path)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=True,
+            start_new_session=True,
             cwd="/" if account else None,
             user=account.uid if account else None,
             group=account.gid if account else None,
