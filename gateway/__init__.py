@@ -12,6 +12,7 @@ backends      calls the services, and says on whose behalf
 openapi       describes it all, from the same descriptors
 pages/        what a browser is shown
 connection    how long and how large a request may be
+request_log   one line for each request
 app, wiring   the ASGI application, and the process that serves it
 
 No RPC is named here except the one that issues the gateway's own token: a new RPC is complete once it is in the

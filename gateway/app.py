@@ -16,6 +16,7 @@ import structlog
 
 from gateway.exchange import Answer, AsgiMessage, ClientGoneError, Handler, HttpRequest, Receive, Send
 from gateway.problems import problem_answer
+from gateway.request_log import RequestLog
 from gateway.routes import RouteTable
 from servicekit.access import clean_request_id
 from servicekit.errors import MessmailError, Reason
@@ -33,6 +34,7 @@ class Gateway:
         self._opened = opened
         self._documentation = documentation
         self._routes: Routes = RouteTable()
+        self._log = RequestLog()
 
     async def __call__(self, scope: AsgiMessage, receive: Receive, send: Send) -> None:
         """Serves one HTTP request, or the lifespan of the server."""
@@ -42,15 +44,13 @@ class Gateway:
         started = time.perf_counter()
         incoming = _Incoming(receive)
         request = _request(scope, incoming)
-        template = "-"
         try:
             template, answer = await self._answer(request)
         except ClientGoneError:
             _log.info("request.abandoned", method=request.method, request_id=request.request_id)
             return
         await _send(answer, request, incoming, send)
-        _log.info(
-            "request",
+        self._log.write(
             method=request.method,
             route=template,
             status=answer.status,

@@ -13,7 +13,7 @@ AsgiMessage: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[AsgiMessage]]
 Send: TypeAlias = Callable[[AsgiMessage], Awaitable[None]]
 
-BODY_SECONDS = 15.0
+BODY_SECONDS = 12.0
 
 
 class ClientGoneError(Exception):

@@ -55,8 +55,7 @@ def read_routes(service: ServiceDescriptor) -> Iterator[Route]:
     for rpc in service.methods:
         options = rpc.GetOptions()
         face = options.Extensions[options_pb2.http_face]
-        # The stubs of google.api do not say what the extension extends.
-        rule: http_pb2.HttpRule = options.Extensions[annotations_pb2.http]  # type: ignore[index]
+        rule: http_pb2.HttpRule = options.Extensions[annotations_pb2.http]
         if face.internal:
             continue
         if not rule.WhichOneof("pattern"):

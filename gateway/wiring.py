@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode
 
 from gateway.app import Gateway, Routes
 from gateway.backends import Backend, GatewayToken, open_channel
+from gateway.connection import BoundedProtocol
 from gateway.endpoint import Endpoint
 from gateway.exchange import Answer
 from gateway.fixed import Fixed, unchanging
@@ -100,7 +101,7 @@ def serve(settings: GatewaySettings | None = None) -> None:
         host=host,
         port=int(port),
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -1,0 +1,67 @@
+"""What one connection may cost before there is a request: seconds and bytes for the head.
+
+uvicorn bounds neither. The seconds and bytes of a body are bounded where it is read (exchange).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_SECONDS = 12.0
+MAX_HEAD_BYTES = 32 * 1024
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, which hangs up when the head of a request takes too long, and refuses one that is too large.
+
+    The clock runs from the connection's beginning, and then from the first byte of each further request.
+    """
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_bytes = 0
+        if self._head_timer is None:
+            self._start_timer()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def _count(self, octets: int) -> None:
+        self._head_bytes += octets
+        if self._head_bytes > MAX_HEAD_BYTES:
+            # The parser passes this on as an error of its own, which uvicorn answers with 400 before it hangs up.
+            raise ValueError("the head of the request is too large")
+
+    def _start_timer(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._hang_up)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _hang_up(self) -> None:
+        self._head_timer = None
+        self.transport.close()
