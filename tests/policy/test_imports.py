@@ -58,9 +58,9 @@ def may_hold_messages(module: Module) -> bool:
 
 
 def may_use_sql(module: Module) -> bool:
-    """sqlalchemy belongs to storage and wiring, and to the kit's transactions."""
+    """sqlalchemy belongs to storage and wiring, and to what the kit shares of them: transactions and migrations."""
     in_service = module.package in SERVICES and module.layer in ("storage", "wiring", "records")
-    return in_service or is_within(module.name, ("servicekit.database",))
+    return in_service or is_within(module.name, ("servicekit.database", "servicekit.migrations"))
 
 
 def may_use_dramatiq(module: Module) -> bool:
