@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools import fetch_third_party_protos
+from tools import extract_comments, fetch_third_party_protos
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATED = ROOT / "generated"
@@ -69,6 +69,7 @@ def main() -> None:
         tree = Path(scratch, "generated")
         drop_stubs_of_nothing(tree)
         make_packages(tree)
+        extract_comments.write_comments(tree / "messmail" / "comments.json")
         put_in_place(tree, GENERATED)
 
 
