@@ -11,6 +11,7 @@ from messmail_cli.demo.scene import set_scene
 from messmail_cli.demo.site import TenantSite
 from messmail_cli.demo.stage import Stage
 from messmail_cli.demo.walk import Walk
+from messmail_cli.failures import CommandFailed
 
 app = typer.Typer(add_completion=False)
 
@@ -29,6 +30,10 @@ def demo(
     running = RunningStack(data_dir)
     try:
         stack = running.stack
+        if not stack.mailbox:
+            raise CommandFailed(
+                "This stack sends through a relay, so nothing can be counted", "Use another --data-dir."
+            )
         installation = Installation(
             stack.member_center, stack.send_engine, stack.admin_client_id, stack.admin_client_secret
         )
