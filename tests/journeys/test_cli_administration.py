@@ -1,0 +1,208 @@
+"""The command line administers a running installation: what it says, and what it does."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.stack import Client, Newsletter, Stack, unique_address
+
+pytestmark = pytest.mark.timeout(240)
+
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+NOBODY = "00000000-0000-4000-8000-000000000000"
+
+
+def test_a_tenant_site_is_set_up_with_three_commands(stack: Stack) -> None:
+    tenant = stack.messmail("tenants", "create", "--name", "Acme 書店")["tenant_id"]
+    assert {"tenant_id": tenant, "name": "Acme 書店"}.items() <= stack.messmail("tenants", "list")["tenants"][
+        -1
+    ].items()
+    made = stack.messmail(
+        *("lists", "create", "--tenant", tenant, "--name", "Weekly", "--from", "Acme <news@acme.example>"),
+        *("--reply-to", "desk@acme.example", "--language", "en"),
+    )
+    [shown] = stack.messmail("lists", "list", "--tenant", tenant)["lists"]
+    assert shown["list_id"] == made["list_id"]
+    assert (shown["from"], shown["reply_to"]) == ("Acme <news@acme.example>", "desk@acme.example")
+    client = stack.messmail(
+        *("clients", "create", "--tenant", tenant, "--usage", "tenant_api"),
+        *("--scope", "newsletter:send.write", "--scope", "newsletter:send.read"),
+    )
+    assert set(client) == {"client_id", "client_secret"}
+    token = stack.access_token(Client(client["client_id"], client["client_secret"]))
+    job = stack.site.post_json(
+        "/api/send-jobs", {"list_id": made["list_id"], "subject": "First", "body_text": "Hello"}, token
+    )
+    assert (job.status, job.answer["tenant_id"]) == (201, tenant)
+
+
+def test_a_rotated_secret_works_beside_the_one_before_and_a_disabled_client_ends(stack: Stack) -> None:
+    first = stack.make_newsletter().client
+    rotated = stack.messmail("clients", "rotate", first.client_id)
+    assert rotated["client_id"] == first.client_id
+    second = Client(first.client_id, rotated["client_secret"])
+    assert stack.access_token(first)
+    assert stack.access_token(second)
+    assert stack.messmail("clients", "disable", first.client_id)["disabled_at"]
+    for client in (first, second):
+        refused = stack.site.post_form(
+            "/oauth/token",
+            {
+                "grant_type": "client_credentials",
+                "client_id": client.client_id,
+                "client_secret": client.client_secret,
+            },
+        )
+        assert (refused.status, refused.answer["error"]) == (401, "invalid_client")
+
+
+def test_a_client_for_webhooks_gets_no_token(stack: Stack) -> None:
+    made = stack.messmail("clients", "create", "--tenant", stack.make_tenant(), "--usage", "webhook_outbound")
+    refused = stack.site.post_form("/oauth/token", {"grant_type": "client_credentials"} | made)
+    assert (refused.status, refused.answer["error"]) == (400, "unauthorized_client")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("lists", "list", "--tenant", NOBODY), "TENANT_NOT_FOUND"),
+        (("lists", "create", "--tenant", NOBODY, "--name", "x", "--from", "a@acme.example"), "TENANT_NOT_FOUND"),
+        (("lists", "list", "--tenant", "acme"), "INVALID_FIELD"),
+        (("tenants", "create", "--name", ""), "INVALID_FIELD"),
+        (("clients", "rotate", NOBODY), "CLIENT_NOT_FOUND"),
+        (("clients", "create", "--usage", "internal", "--scope", "everything"), "SCOPE_INVALID"),
+        (("jobs", "show", "--tenant", NOBODY, NOBODY), "SEND_JOB_NOT_FOUND"),
+        (("jobs", "watch", "--tenant", NOBODY, NOBODY), "SEND_JOB_NOT_FOUND"),
+        (("jobs", "cancel", "--tenant", NOBODY, NOBODY), "SEND_JOB_NOT_FOUND"),
+    ],
+)
+def test_a_refusal_is_one_line_with_reason_and_request_id(
+    stack: Stack, arguments: tuple[str, ...], reason: str
+) -> None:
+    ended = stack.run_command(*arguments, "--json")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(f"messmail: {reason}: ")
+    assert ended.stderr.count("\n") == 1
+    assert UUID.search(ended.stderr.partition("(request ")[2])
+
+
+def test_a_wrong_credential_is_named(stack: Stack) -> None:
+    ended = stack.run_command("tenants", "list", "--client-secret", "wrong")
+    assert ended.returncode == 1
+    assert "CLIENT_AUTHENTICATION_FAILED" in ended.stderr
+    assert "MESSMAIL_CLIENT_SECRET" in ended.stderr
+
+
+def import_file(stack: Stack, newsletter: Newsletter, file: Path, *options: str) -> dict[str, object]:
+    target = ("--tenant", newsletter.tenant_id, "--list", newsletter.list_id)
+    return stack.messmail("members", "import", *target, str(file), *options)
+
+
+def test_an_import_takes_the_good_rows_and_writes_the_bad_ones_down(stack: Stack, tmp_path: Path) -> None:
+    newsletter = stack.make_newsletter()
+    good = [unique_address() for _ in range(1500)]
+    file = tmp_path / "members.csv"
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(("email", "preferences"))
+        rows.writerows((email, json.dumps({"lang": "en"})) for email in good)
+        rows.writerow(("nobody", ""))
+        rows.writerow((unique_address(), "{broken"))
+    proven = ("--confirmed", "--evidence", "Signed up at the till")
+
+    first = import_file(stack, newsletter, file, *proven)
+    rejects = tmp_path / "members.rejected.csv"
+    assert first == {"imported": 1500, "skipped": 0, "rejected": 2, "rejects_file": str(rejects)}
+    assert rejects.stat().st_mode & 0o777 == 0o600
+    with rejects.open(newline="", encoding="utf-8") as stream:
+        bad = list(csv.DictReader(stream))
+    assert sorted((row["line"], row["email"] == "nobody") for row in bad) == [("1502", True), ("1503", False)]
+    assert all(row["problem"] for row in bad)
+
+    again = import_file(stack, newsletter, file, *proven, "--rejects", str(tmp_path / "again.csv"))
+    assert (again["imported"], again["skipped"], again["rejected"]) == (0, 1500, 2)
+
+    token = stack.access_token(newsletter.client)
+    made = stack.site.post_json(
+        "/api/send-jobs", {"list_id": newsletter.list_id, "subject": "To all", "body_text": "Hello"}, token
+    )
+    assert stack.wait_for_job(made.answer["id"], token)["counters"]["sent"] == 1500
+
+
+def test_an_import_never_resurrects_somebody_who_left(stack: Stack, tmp_path: Path) -> None:
+    newsletter = stack.make_newsletter()
+    leaver = unique_address()
+    stack.import_members(newsletter, [leaver])
+    asked = stack.site.post_json("/newsletter/unsubscribe-token", {"list_id": newsletter.list_id, "email": leaver})
+    left = stack.site.post_json("/newsletter/unsubscribe", {"token": asked.answer["unsubscribe_token"]})
+    assert left.answer["status"] == "unsubscribed"
+    file = tmp_path / "members.csv"
+    file.write_text(f"email\n{leaver}\n")
+    answer = import_file(stack, newsletter, file, "--confirmed", "--evidence", "again")
+    assert answer == {"imported": 0, "skipped": 1, "rejected": 0}
+
+
+def test_people_imported_without_proof_are_asked_first(stack: Stack, tmp_path: Path) -> None:
+    newsletter = stack.make_newsletter()
+    asked = unique_address()
+    file = tmp_path / "members.csv"
+    file.write_text(f"email\n{asked}\n")
+    assert import_file(stack, newsletter, file) == {"imported": 1, "skipped": 0, "rejected": 0}
+    assert "/newsletter/confirm?token=" in stack.mailbox.content(stack.mailbox.wait_for(asked))["Text"]
+
+
+def test_proof_is_asked_for_before_anything_is_sent(stack: Stack, tmp_path: Path) -> None:
+    file = tmp_path / "members.csv"
+    file.write_text("email\n")
+    ended = stack.run_command("members", "import", "--tenant", NOBODY, "--list", NOBODY, str(file), "--confirmed")
+    assert ended.returncode == 2
+    assert "--evidence" in ended.stderr
+
+
+def test_a_job_is_shown_watched_and_cancelled(stack: Stack) -> None:
+    newsletter = stack.make_newsletter()
+    stack.import_members(newsletter, [unique_address() for _ in range(20)])
+    token = stack.access_token(newsletter.client)
+    body = {"list_id": newsletter.list_id, "subject": "Now", "body_text": "Hello"}
+    made = stack.site.post_json("/api/send-jobs", body, token).answer["id"]
+    of_tenant = ("--tenant", newsletter.tenant_id)
+    watched = stack.messmail("jobs", "watch", *of_tenant, made)
+    assert (watched["status"], watched["counters"]["sent"]) == ("completed", 20)
+    assert stack.messmail("jobs", "show", *of_tenant, made) == watched
+    finished = stack.run_command("jobs", "cancel", *of_tenant, made)
+    assert finished.returncode == 1
+    assert "SEND_JOB_FINISHED" in finished.stderr
+
+    later = stack.site.post_json("/api/send-jobs", body | {"scheduled_at": "2099-01-01T00:00:00Z"}, token).answer["id"]
+    cancelled = stack.messmail("jobs", "cancel", *of_tenant, later)
+    assert (cancelled["status"], cancelled["sent"]) == ("cancelled", 0)
+    assert stack.messmail("jobs", "watch", *of_tenant, later, status=1)["status"] == "cancelled"
+
+
+def test_after_a_rotation_of_keys_old_tokens_and_links_stay_good(stack: Stack) -> None:
+    newsletter = stack.make_newsletter()
+    token = stack.access_token(newsletter.client)
+    asked = stack.site.post_json(
+        "/newsletter/subscribe", {"list_id": newsletter.list_id, "email": unique_address()}
+    ).answer
+    before = {key["kid"] for key in stack.site.get("/.well-known/jwks.json").answer["keys"]}
+    rotated = stack.messmail("keys", "rotate")
+    assert rotated["signing"]
+    assert rotated["links"]
+    after = {key["kid"] for key in stack.site.get("/.well-known/jwks.json").answer["keys"]}
+    assert before | set(rotated["signing"]) <= after
+    assert stack.site.get("/api/send-jobs", token).status == 200
+    confirmed = stack.site.post_json("/newsletter/confirm", {"token": asked["confirm_token"]})
+    assert (confirmed.status, confirmed.answer["status"]) == (200, "confirmed")
+    assert stack.site.get("/api/send-jobs", stack.access_token(newsletter.client)).status == 200
+
+
+def test_a_limit_of_one_list_is_set_and_shown(stack: Stack) -> None:
+    newsletter = stack.make_newsletter()
+    of_list = ("--tenant", newsletter.tenant_id, "--list", newsletter.list_id)
+    limits = stack.messmail("limits", "set", *of_list, "--subscribes-per-address-per-hour", "1")["limits"]
+    assert limits["subscribes_per_address_per_hour"] == 1
+    assert limits["subscribes_per_list_per_minute"] == 6000
