@@ -4,13 +4,15 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
+
+_WIDE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,8 @@ def print_answer(answer: Answer, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(answer.facts, ensure_ascii=False))
     else:
-        # Identifiers must stay whole and copyable, however narrow the terminal.
-        Console(soft_wrap=True, highlight=False, markup=False).print(answer.text)
+        # Identifiers must stay whole and copyable, however narrow the terminal is.
+        Console(width=_WIDE, highlight=False, markup=False).print(answer.text)
     if answer.exit_status:
         raise SystemExit(answer.exit_status)
 
