@@ -22,10 +22,6 @@ class Account:
     uid: int
     gid: int
 
-    def can_enter(self, folder: Path) -> bool:
-        """Tells whether a process of this account can work in the folder, asking the kernel rather than mode bits."""
-        return self.can_run("/bin/sh", "-c", 'cd -- "$1" && test -r . -a -w .', "sh", str(folder))
-
     def can_run(self, *command: str) -> bool:
         """Tells whether this account can run the command and it succeeds."""
         try:

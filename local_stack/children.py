@@ -33,6 +33,8 @@ class Child:
     """Seconds from the stop signal to SIGKILL."""
     account: Account | None = None
     """The account it runs as; None is the caller's."""
+    descriptors: tuple[int, ...] = ()
+    """Open files it inherits, under the same numbers."""
 
     @property
     def part(self) -> str:
@@ -73,6 +75,7 @@ class RunningChild:
                 stdout=subprocess.PIPE if keep_output else descriptor,
                 stderr=descriptor,
                 start_new_session=True,
+                pass_fds=child.descriptors,
                 # An account that cannot enter the present folder must not start in it.
                 cwd="/" if account else None,
                 user=account.uid if account else None,

@@ -29,8 +29,7 @@ class DataDirectory:
             if not (self.path / _MARK).exists():
                 if any(self.path.iterdir()):
                     raise StackError(f"{self.path} is not empty and not a data directory of Messmail; choose another.")
-                # PostgreSQL refuses to run as root, so its own account must be able to pass through to its files.
-                self.path.chmod(0o711 if os.geteuid() == 0 else 0o700)
+                self.path.chmod(0o700)
                 (self.path / _MARK).touch(mode=0o600)
             for folder in (self.logs, self._secrets):
                 folder.mkdir(mode=0o700, exist_ok=True)

