@@ -34,12 +34,11 @@ class Mailbox:
         self._base_url = base_url.rstrip("/")
 
     def mails(self, to: str = "") -> Iterator[Mail]:
-        """Lists all mails, or those to an address, newest first; each once, also when others arrive meanwhile."""
-        where = f"search?query={urllib.parse.quote(f'to:{to}')}&" if to else "messages?"
+        """Lists all mails, or those to addresses that contain a text, newest first; each once, whatever arrives."""
         seen: set[str] = set()
         start = 0
         while True:
-            page = self._json(f"/api/v1/{where}limit={_PAGE}&start={start}")["messages"]
+            page = self._json(f"/api/v1/{_listing(to)}limit={_PAGE}&start={start}")["messages"]
             for found in page:
                 if found["ID"] not in seen:
                     seen.add(found["ID"])
@@ -48,10 +47,9 @@ class Mailbox:
                 return
             start += len(page)
 
-    def count(self) -> int:
-        """Returns how many mails there are."""
-        total = self._json("/api/v1/messages?limit=1")["total"]
-        return int(total)
+    def count(self, to: str = "") -> int:
+        """Returns how many mails there are, or how many to addresses that contain a text."""
+        return int(self._json(f"/api/v1/{_listing(to)}limit=1")["messages_count"])
 
     def content(self, mail: Mail) -> dict[str, Any]:
         """Returns a mail with its parts, among them Text and HTML."""
@@ -79,6 +77,10 @@ class Mailbox:
         with _opener.open(self._base_url + path, timeout=30) as response:
             content: bytes = response.read()
             return content
+
+
+def _listing(to: str) -> str:
+    return f"search?query={urllib.parse.quote(f'to:{to}')}&" if to else "messages?"
 
 
 def _mail(found: dict[str, Any]) -> Mail:

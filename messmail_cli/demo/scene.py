@@ -23,6 +23,7 @@ class Scene:
     members: frozenset[str]
     newcomer: str
     subject: str
+    address_end: str
 
 
 def set_scene(installation: Installation) -> Scene:
@@ -30,6 +31,7 @@ def set_scene(installation: Installation) -> Scene:
     admin = installation.member_center_admin
     # Addresses differ from run to run: there is a limit of confirmation mails for each address and day.
     run = secrets.token_hex(3)
+    address_end = f".{run}@mail.example"
     tenant_id = admin.CreateTenant(admin_pb2.CreateTenantRequest(name=f"Demo Magazine {run}")).tenant_id
     list_id = admin.CreateList(
         admin_pb2.CreateListRequest(
@@ -44,7 +46,7 @@ def set_scene(installation: Installation) -> Scene:
             name="the magazine's site",
         )
     )
-    members = [f"reader{number:04}.{run}@mail.example" for number in range(1, MEMBERS + 1)]
+    members = [f"reader{number:04}{address_end}" for number in range(1, MEMBERS + 1)]
     rows = [admin_pb2.ImportRow(email=email) for email in members]
     answer = admin.ImportMembers(
         admin_pb2.ImportMembersRequest(
@@ -60,7 +62,8 @@ def set_scene(installation: Installation) -> Scene:
         client.client_id,
         client.client_secret,
         members=frozenset(members),
-        newcomer=f"mei.{run}@mail.example",
+        newcomer=f"mei{address_end}",
         # By its subject a mail of this run is told from all others in the mailbox.
         subject=f"Weekly Update {run}",
+        address_end=address_end,
     )

@@ -31,6 +31,7 @@ class Walk:
         self._mailbox = mailbox
         self._scene = scene
         self._leaver = min(scene.members)
+        self._mails_before = 0
 
     def run(self) -> int:
         """Walks all steps and returns how many mails arrived; raises CommandFailed at the first that goes wrong."""
@@ -98,6 +99,7 @@ class Walk:
         return str(answer.answer["access_token"])
 
     def _create_job(self, token: str) -> str:
+        self._mails_before = self._mailbox.count(self._scene.address_end)
         body = {
             "tenant_id": self._scene.tenant_id,
             "list_id": self._scene.list_id,
@@ -115,12 +117,14 @@ class Walk:
         path = f"/api/send-jobs/{job_id}"
         deadline = time.monotonic() + _JOB_SECONDS
         with self._stage.progress() as progress:
-            task = progress.add_task("sending", total=audience)
+            sent = progress.add_task("sent", total=audience)
+            arrived = progress.add_task("arrived", total=audience)
             while True:
                 exchange = self._site.get(path, token)
                 _accepted(exchange)
                 job: dict[str, Any] = exchange.answer
-                progress.update(task, completed=job["counters"]["sent"], description=job["status"])
+                progress.update(sent, completed=job["counters"]["sent"])
+                progress.update(arrived, completed=self._mailbox.count(self._scene.address_end) - self._mails_before)
                 if job["status"] in _ENDED:
                     break
                 if time.monotonic() > deadline:
