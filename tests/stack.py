@@ -69,10 +69,11 @@ class Newsletter:
 class Stack:
     """`messmail up` on a data directory. Addresses are those of its ready file."""
 
-    def __init__(self, data_dir: Path, *options: str) -> None:
-        """Describes a stack; start() starts it. Options come after the defaults, so they win."""
+    def __init__(self, data_dir: Path, *options: str, **settings: str) -> None:
+        """Describes a stack; start() starts it. Options come after the defaults; settings are environment variables."""
         self.data_dir = data_dir
         self._options = options
+        self._settings = settings
         self._ready_file = data_dir.with_name(data_dir.name + ".ready.json")
         self._output = data_dir.with_name(data_dir.name + ".log")
         self._process: subprocess.Popen[bytes] | None = None
@@ -87,7 +88,9 @@ class Stack:
             *self._options,
         )
         with self._output.open("ab") as output:
-            self._process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=os.environ | self._settings
+            )
         process = self._process
 
         def is_ready() -> bool:
@@ -122,6 +125,11 @@ class Stack:
     def output(self) -> str:
         """Returns what `messmail up` has printed."""
         return self._output.read_text(errors="replace")
+
+    def pids(self, part: str) -> list[int]:
+        """Returns the process ids of a part ("worker", "gateway", …) as the ready file has them now."""
+        found: list[int] = json.loads(self._ready_file.read_text())["pids"][part]
+        return found
 
     @property
     def http(self) -> str:
