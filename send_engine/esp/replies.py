@@ -1,0 +1,147 @@
+"""SMTP replies: read within bounds, classified, made fit for the ledger (RFC 5321 4.2, RFC 2034, RFC 3463).
+
+The basic code decides the verdict, the enhanced code whose trouble it is. What a server says is quoted without the
+addresses in it, since the ledger holds none.
+"""
+
+import re
+from enum import StrEnum
+from typing import NamedTuple
+
+from send_engine.esp.port import Category, Outcome, Verdict
+
+# RFC 5321 4.5.3.1.5 allows 512; servers that explain themselves at length are let be.
+MAX_LINE = 2_048
+MAX_LINES = 128
+MAX_QUOTED = 512
+
+_CODES = {str(code).encode(): code for code in range(200, 600)}
+_ENHANCED = re.compile(rb"[245]\.\d{1,3}\.\d{1,3}(?=\s|$)")
+_ADDRESS = re.compile(r'(?:"[^"]*"|[^\s<>"]+)(?:@|%40)[^\s<>"]*', re.IGNORECASE)
+_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+")
+
+
+class Phase(StrEnum):
+    """The steps of a session, each with its own time limit and its own meaning of a refusal."""
+
+    greeting = "greeting"
+    hello = "EHLO"
+    starttls = "STARTTLS"
+    auth = "AUTH"
+    rset = "RSET"
+    mail = "MAIL"
+    rcpt = "RCPT"
+    data = "DATA"
+    lone_dot = "lone dot"
+    final_dot = "final dot"
+
+
+class Reply(NamedTuple):
+    """One reply: its code and its text, the lines of a longer one joined by line feeds."""
+
+    code: int
+    text: bytes
+
+
+class ReplyReader:
+    """Cuts a byte stream into replies. Once `broken` says why, nothing more is read."""
+
+    def __init__(self) -> None:
+        self.broken: str | None = None
+        self._tail = b""
+        self._lines: list[bytes] = []
+        self._code = 0
+
+    @property
+    def has_rest(self) -> bool:
+        """True in the middle of a reply."""
+        return bool(self._tail or self._lines)
+
+    def feed(self, data: bytes) -> list[Reply]:
+        """Returns the replies that are complete now; those before a broken line are still good."""
+        replies: list[Reply] = []
+        if self.broken:
+            return replies
+        lines = (self._tail + data if self._tail else data).split(b"\n")
+        self._tail = lines.pop()
+        for line in lines:
+            code = _CODES.get(line[:3])
+            separator = line[3:4]
+            if code is None or len(line) > MAX_LINE or separator not in b" -\r":
+                self.broken = "a reply line that is none"
+                return replies
+            if self._lines and code != self._code:
+                self.broken = "a reply of several codes"
+                return replies
+            if separator == b"-":
+                self._code = code
+                self._lines.append(line[4:].rstrip())
+                if len(self._lines) > MAX_LINES:
+                    self.broken = "a reply of too many lines"
+                    return replies
+            elif self._lines:
+                replies.append(Reply(code, b"\n".join((*self._lines, line[4:].rstrip()))))
+                self._lines = []
+            else:
+                replies.append(Reply(code, line[4:].rstrip()))
+        if len(self._tail) > MAX_LINE:
+            self.broken = "a reply line that is too long"
+        return replies
+
+
+def classify(reply: Reply, phase: Phase) -> Outcome:
+    """Returns what a final reply means for a mail: 2xx accepted, 4xx deferred, 5xx failed.
+
+    Only for replies of these classes; anything else is for the caller to call a broken protocol.
+    """
+    code = reply.code
+    match = _ENHANCED.match(reply.text)
+    enhanced = match.group().decode() if match else None
+    if code < 300:
+        return Outcome(Verdict.accepted, code, enhanced, quote(reply.text))
+    verdict = Verdict.deferred if code < 500 else Verdict.failed
+    category = _category_of_enhanced(enhanced) if enhanced else None
+    return Outcome(verdict, code, enhanced, quote(reply.text), category or _category_of_code(code, phase))
+
+
+def quote(text: bytes) -> str:
+    """Returns a server's text as one printable line of at most 512 characters, with no address in it."""
+    if b"@" not in text and b"%40" not in text and len(text) <= MAX_QUOTED and text.isascii():
+        words = text.decode()
+        return words if words.isprintable() else _UNPRINTABLE.sub(" ", words)
+    # Bounded before the search for addresses, at a gap, so that no half of one is left.
+    words = _UNPRINTABLE.sub(" ", text.decode("utf-8", "replace"))
+    if len(words) > 4 * MAX_QUOTED:
+        words = words[: 4 * MAX_QUOTED].rpartition(" ")[0]
+    return _ADDRESS.sub("[address]", words)[:MAX_QUOTED]
+
+
+def _category_of_enhanced(enhanced: str) -> Category | None:
+    """RFC 3463 3: the subject is the second number."""
+    _, subject, detail = enhanced.split(".")
+    match int(subject), int(detail):
+        case (1, 7 | 8):  # The sender's own address is at fault.
+            return Category.policy
+        case (1 | 2, _):
+            return Category.mailbox
+        case (3, 4):  # Message too big for the system.
+            return Category.content
+        case (3 | 4 | 5, _):
+            return Category.network
+        case (6, _):
+            return Category.content
+        case (7, _):
+            return Category.policy
+    return None
+
+
+def _category_of_code(code: int, phase: Phase) -> Category:
+    if code in {530, 534, 535, 538, 454}:
+        return Category.policy
+    if code in {421, 451, 452} or code < 450 or 500 <= code <= 504 or code == 555:
+        return Category.network
+    if phase is Phase.rcpt:
+        return Category.policy if code == 554 else Category.mailbox
+    if phase in {Phase.data, Phase.final_dot}:
+        return Category.content if code in {552, 554} else Category.policy
+    return Category.policy

@@ -1,0 +1,275 @@
+"""Opening and ending an SMTP session: connect, greeting, EHLO, STARTTLS, AUTH; QUIT.
+
+Here one command waits for one reply; what must be fast, the mails, is `transactions`. Whatever goes wrong here is no
+recipient's fault, so it can only ever defer a mail.
+"""
+
+import asyncio
+import base64
+import contextlib
+import ipaddress
+import ssl
+from collections import deque
+from dataclasses import dataclass, replace
+
+from send_engine.esp.port import Category, Outcome, Verdict
+from send_engine.esp.replies import Phase, Reply, classify
+from send_engine.esp.timeouts import Timeouts
+from send_engine.esp.url import SmtpAccount, StartTls
+from send_engine.esp.wire import Wire
+
+
+class SessionRefused(Exception):  # noqa: N818  (it is an answer, not a fault of ours)
+    """No session could be had. `outcome` is what that means for the mails that waited for it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.reply)
+        self.outcome = outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    """What the server offered in its answer to EHLO. `size` is the largest mail, 0 when it names none."""
+
+    pipelining: bool = False
+    eight_bit: bool = False
+    smtputf8: bool = False
+    sizes: bool = False
+    size: int = 0
+    starttls: bool = False
+    auth: frozenset[bytes] = frozenset()
+
+
+@dataclass(slots=True)
+class Session:
+    """An open session. `begun` counts its mails; `dirty` means a transaction is open that RSET must end."""
+
+    wire: Wire
+    extensions: Extensions
+    begun: int = 0
+    dirty: bool = False
+    expiry: asyncio.TimerHandle | None = None
+
+
+class _Dialogue:
+    """One command, one reply."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._replies: deque[Reply] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        wire.listener = self
+
+    async def reply(self, phase: Phase, timeout: float) -> Reply:
+        if not self._replies and self._wire.lost is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await asyncio.wait_for(self._waiter, timeout)
+            except TimeoutError:
+                raise refusal(f"no answer to {phase} in time") from None
+        if self._replies:
+            return self._replies.popleft()
+        raise refusal(f"{self._wire.lost}, before the answer to {phase}")
+
+    async def ask(self, line: bytes, phase: Phase, timeout: float) -> Reply:
+        self._wire.transport.write(line + b"\r\n")
+        return await self.reply(phase, timeout)
+
+    @property
+    def is_quiet(self) -> bool:
+        return not self._replies and self._wire.is_quiet
+
+    def on_reply(self, reply: Reply) -> None:
+        self._replies.append(reply)
+        self._wake()
+
+    def on_drained(self) -> None:
+        pass
+
+    def on_lost(self, reason: str) -> None:
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+async def open_session(
+    account: SmtpAccount, timeouts: Timeouts, hello_name: str | None, tls: ssl.SSLContext | None
+) -> Session:
+    """Returns a session ready for MAIL. Raises SessionRefused.
+
+    `tls` replaces the system's trust store. Credentials are never sent in clear except over loopback.
+    """
+    wire = await _connect(account, timeouts, tls)
+    try:
+        extensions = await _prepare(wire, account, timeouts, hello_name, tls)
+    except BaseException:
+        wire.drop("not opened")
+        raise
+    if wire.lost is not None:
+        raise refusal(wire.lost)
+    wire.listener = None
+    return Session(wire, extensions)
+
+
+async def _connect(account: SmtpAccount, timeouts: Timeouts, tls: ssl.SSLContext | None) -> Wire:
+    loop = asyncio.get_running_loop()
+    context = (tls or ssl.create_default_context()) if account.implicit_tls else None
+    try:
+        async with asyncio.timeout(timeouts.connect):
+            _, wire = await loop.create_connection(
+                Wire,
+                account.host,
+                account.port,
+                ssl=context,
+                server_hostname=account.host if context else None,
+            )
+    except TimeoutError:
+        raise refusal("no connection in time") from None
+    except ssl.SSLError:
+        raise refusal("no TLS: the handshake failed") from None
+    except OSError:
+        raise refusal("no connection") from None
+    return wire
+
+
+async def _prepare(
+    wire: Wire, account: SmtpAccount, timeouts: Timeouts, hello_name: str | None, tls: ssl.SSLContext | None
+) -> Extensions:
+    dialogue = _Dialogue(wire)
+    greeting = await dialogue.reply(Phase.greeting, timeouts.greeting)
+    if greeting.code != 220:
+        raise refused_by(greeting, Phase.greeting)
+    local = _is_loopback(wire)
+    name = (hello_name or _address_literal(wire)).encode()
+    extensions = await _hello(dialogue, name, timeouts)
+    secure = account.implicit_tls
+    if not secure and (account.starttls is StartTls.require or (extensions.starttls and not local)):
+        await _start_tls(wire, dialogue, account, extensions, timeouts, tls)
+        extensions = await _hello(dialogue, name, timeouts)
+        secure = True
+    if account.user is not None:
+        if not secure and not local:
+            raise refusal("credentials are not sent in clear, and the server offers no TLS", Category.policy)
+        await _authenticate(dialogue, account, extensions, timeouts)
+    return extensions
+
+
+async def _hello(dialogue: _Dialogue, name: bytes, timeouts: Timeouts) -> Extensions:
+    reply = await dialogue.ask(b"EHLO " + name, Phase.hello, timeouts.mail)
+    if 200 <= reply.code < 300:
+        return _extensions(reply)
+    if reply.code in {500, 501, 502, 504}:
+        reply = await dialogue.ask(b"HELO " + name, Phase.hello, timeouts.mail)
+        if 200 <= reply.code < 300:
+            return Extensions()
+    raise refused_by(reply, Phase.hello)
+
+
+def _extensions(reply: Reply) -> Extensions:
+    offered: dict[bytes, list[bytes]] = {}
+    for line in reply.text.upper().split(b"\n")[1:]:
+        # Old servers write AUTH=LOGIN.
+        keyword, *parameters = line.replace(b"AUTH=", b"AUTH ").split() or [b""]
+        offered.setdefault(keyword, []).extend(parameters)
+    size = offered.get(b"SIZE", [])
+    return Extensions(
+        pipelining=b"PIPELINING" in offered,
+        eight_bit=b"8BITMIME" in offered,
+        smtputf8=b"SMTPUTF8" in offered,
+        sizes=b"SIZE" in offered,
+        size=int(size[0]) if size and size[0].isdigit() and len(size[0]) <= 20 else 0,
+        starttls=b"STARTTLS" in offered,
+        auth=frozenset(offered.get(b"AUTH", [])),
+    )
+
+
+async def _start_tls(
+    wire: Wire,
+    dialogue: _Dialogue,
+    account: SmtpAccount,
+    extensions: Extensions,
+    timeouts: Timeouts,
+    tls: ssl.SSLContext | None,
+) -> None:
+    if not extensions.starttls:
+        raise refusal("TLS is required, and the server does not offer it", Category.policy)
+    reply = await dialogue.ask(b"STARTTLS", Phase.starttls, timeouts.mail)
+    if reply.code != 220:
+        raise refused_by(reply, Phase.starttls)
+    if not dialogue.is_quiet:
+        # Replies sent before the handshake would be taken for protected ones (CVE-2011-0411).
+        raise refusal("the server spoke before TLS was up", Category.policy)
+    context = tls or ssl.create_default_context()
+    if tls is None and account.starttls is StartTls.if_offered and account.user is None:
+        # Nobody asked for TLS and no secret is at stake: an unverified peer is better than plain text.
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    loop = asyncio.get_running_loop()
+    try:
+        transport = await loop.start_tls(
+            wire.transport, wire, context, server_hostname=account.host, ssl_handshake_timeout=timeouts.connect
+        )
+    except (OSError, TimeoutError):
+        raise refusal("no TLS: the handshake failed") from None
+    if transport is None:
+        raise refusal("the connection was lost in the TLS handshake")
+    wire.connection_made(transport)
+
+
+async def _authenticate(dialogue: _Dialogue, account: SmtpAccount, extensions: Extensions, timeouts: Timeouts) -> None:
+    user, password = (account.user or "").encode(), (account.password or "").encode()
+    if b"PLAIN" in extensions.auth:
+        token = base64.b64encode(b"\x00" + user + b"\x00" + password)
+        reply = await dialogue.ask(b"AUTH PLAIN " + token, Phase.auth, timeouts.mail)
+    elif b"LOGIN" in extensions.auth:
+        reply = await dialogue.ask(b"AUTH LOGIN", Phase.auth, timeouts.mail)
+        for secret in (user, password):
+            if reply.code == 334:
+                reply = await dialogue.ask(base64.b64encode(secret), Phase.auth, timeouts.mail)
+    else:
+        raise refusal("the server offers neither AUTH PLAIN nor AUTH LOGIN", Category.policy)
+    if reply.code != 235:
+        raise refused_by(reply, Phase.auth)
+
+
+def refusal(reason: str, category: Category = Category.network) -> SessionRefused:
+    """Returns the error for a session that failed without a reply worth quoting."""
+    return SessionRefused(Outcome(Verdict.deferred, None, None, reason, category))
+
+
+def refused_by(reply: Reply, phase: Phase) -> SessionRefused:
+    """Returns the error for a session the server declined. Even a 5xx only defers: it is about us, not about a mail."""
+    if reply.code < 400:
+        return refusal(f"the server answered {reply.code} to {phase}")
+    category = Category.network if reply.code == 421 else Category.policy
+    outcome = replace(classify(reply, phase), verdict=Verdict.deferred, category=category)
+    if phase is Phase.auth:  # A careless server repeats what it was sent.
+        outcome = replace(outcome, reply="the server refused the credentials")
+    return SessionRefused(outcome)
+
+
+async def quit_session(session: Session, timeouts: Timeouts) -> None:
+    """Says QUIT and waits a moment. Whatever the answer, no mail is the worse for it."""
+    wire = session.wire
+    if wire.lost is None:
+        dialogue = _Dialogue(wire)
+        with contextlib.suppress(SessionRefused):
+            await dialogue.ask(b"QUIT", Phase.hello, timeouts.quit)
+        wire.listener = None
+        wire.drop("quit")
+    await asyncio.wait([wire.closed], timeout=timeouts.quit)
+
+
+def _is_loopback(wire: Wire) -> bool:
+    try:
+        return ipaddress.ip_address(wire.transport.get_extra_info("peername")[0]).is_loopback
+    except (TypeError, ValueError):
+        return False
+
+
+def _address_literal(wire: Wire) -> str:
+    """RFC 5321 4.1.3: who has no name of its own greets with its address."""
+    address = ipaddress.ip_address(wire.transport.get_extra_info("sockname")[0].partition("%")[0])
+    return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"

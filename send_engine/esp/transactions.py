@@ -1,0 +1,298 @@
+"""Mail transactions over one session: the hot path, a state machine fed by replies.
+
+With PIPELINING (RFC 2920) one write carries a body, its final dot and the next mail's MAIL, RCPT and DATA, so a mail
+costs one round trip and about one system call each way. Replies come in the same order with and without it, so there
+is one sequence of phases; only what is written when differs.
+
+The 250 boundary is kept here: `_dot_out` says whether the final dot may have left.
+"""
+
+import asyncio
+import re
+
+from send_engine.esp.port import Category, ComposedMail, Outcome, Verdict
+from send_engine.esp.queue import MailQueue
+from send_engine.esp.replies import Phase, Reply, classify
+from send_engine.esp.session import Session
+from send_engine.esp.timeouts import Timeouts
+
+# Up to here a body and the next mail's commands are one write. A larger body goes alone, so that it is known whether
+# its dot has left; a small one counts as gone at once, which can only make a loss `unknown` instead of deferred.
+_ONE_WRITE = 16_384
+# How often a waiting session looks at its clock and at the caller's wish to stop.
+_GLANCE = 1.0
+_DOT = b".\r\n"
+_PATH = re.compile(
+    r'(?:"(?:[^"\\\x00-\x1f\x7f\ud800-\udfff]|\\[\x20-\x7e])*"@)?[^\x00-\x20<>"\x7f\ud800-\udfff]+', re.ASCII
+)
+
+_UNSENT = Outcome(Verdict.unsent)
+_NO_SMTPUTF8 = Outcome(
+    Verdict.failed, None, "5.6.7", "the server does not offer SMTPUTF8, which this address needs", Category.mailbox
+)
+_NO_8BITMIME = Outcome(
+    Verdict.failed, None, "5.6.3", "the server does not offer 8BITMIME, which this text needs", Category.content
+)
+_TOO_BIG = Outcome(Verdict.failed, None, "5.3.4", "the mail is larger than the server allows", Category.content)
+_NO_PATH = Outcome(Verdict.failed, None, "5.1.3", "the address cannot stand in an SMTP command", Category.mailbox)
+
+
+class Transactions:
+    """Carries mails of a queue over a session until the queue is empty, the limit is reached or the session is lost."""
+
+    def __init__(self, session: Session, queue: MailQueue, timeouts: Timeouts, mails_per_session: int) -> None:
+        self._session = session
+        self._wire = session.wire
+        self._pipelining = session.extensions.pipelining
+        self._queue = queue
+        self._timeouts = timeouts
+        self._limit = mails_per_session
+        self._was_idle = session.begun > 0
+        self._loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[None] = self._loop.create_future()
+        self._phase = Phase.mail
+        self._current = -1
+        self._ahead: int | None = None  # The mail whose commands are out behind the current body.
+        self._refusal: Outcome | None = None  # What MAIL or RCPT was refused with, while later replies are due.
+        self._parting: Outcome | None = None  # The 421 that ends the session.
+        self._stopping = False
+        self._dot_out = False
+        self._deadline = 0.0
+        self._bytes_left = 0
+        self._answered = 0
+
+    async def run(self) -> int:
+        """Returns how many mails the server answered for good. Afterwards no mail is held here.
+
+        When cancelled, drops the session.
+        """
+        if self._wire.lost is not None:
+            return 0
+        self._wire.listener = self
+        self._advance()
+        if not self._done.done():
+            self._glance()
+        try:
+            await self._done
+        except asyncio.CancelledError:
+            self._wire.drop("the sender was stopped")
+            raise
+        return self._answered
+
+    def on_reply(self, reply: Reply) -> None:
+        """Takes the reply to whatever is the oldest command without one."""
+        if reply.code == 421:
+            self._parting = classify(reply, self._phase)
+            self._wire.drop("the server closes the session")
+            return
+        match self._phase:
+            case Phase.final_dot:
+                self._on_final_dot(reply)
+            case Phase.mail | Phase.rcpt:
+                self._on_envelope(reply)
+            case Phase.data:
+                self._on_data(reply)
+            case Phase.lone_dot:
+                self._session.dirty = False
+                self._conclude(self._refusal or classify(reply, Phase.lone_dot))
+            case _:
+                self._on_rset(reply)
+
+    def on_drained(self) -> None:
+        """Learns that the body, its dot included, has left."""
+        if self._phase is Phase.final_dot:
+            self._dot_out = True
+            self._deadline = self._loop.time() + self._timeouts.final_dot
+
+    def on_lost(self, reason: str) -> None:
+        """Settles what was under way; a mail not begun goes back to the queue."""
+        if self._ahead is not None:
+            self._queue.give_back(self._ahead)
+            self._ahead = None
+        loss = Outcome(Verdict.deferred, None, None, f"{reason}, before the answer to {self._phase}", Category.network)
+        untouched = self._phase is Phase.rset or (
+            # The server may have closed the idle session before it saw the command.
+            self._phase is Phase.mail and self._was_idle and self._answered == 0
+        )
+        outcome: Outcome | None
+        if self._phase is Phase.final_dot and self._parting is None and self._dot_out:
+            outcome = Outcome(Verdict.unknown, None, None, loss.reply, Category.network)
+        elif self._refusal is not None:
+            outcome = self._refusal
+        elif self._stopping:
+            outcome = _UNSENT
+        elif untouched and self._queue.give_back_once(self._current):
+            outcome = None
+        else:
+            outcome = self._parting or loss
+        if outcome is not None:
+            self._queue.settle(self._current, outcome)
+        self._finish()
+
+    def _on_envelope(self, reply: Reply) -> None:
+        """MAIL and RCPT: a refusal is kept until the replies to what was pipelined behind it are in."""
+        phase = self._phase
+        if reply.code < 300:
+            self._session.dirty = True
+        elif reply.code >= 400:
+            self._refusal = self._refusal or classify(reply, phase)
+        else:
+            self._wire.drop(f"the server answered {reply.code} to {phase}")
+            return
+        if not self._pipelining:
+            if self._refusal is not None:
+                self._conclude(self._refusal)
+                return
+            recipient = self._queue.mails[self._current].recipient
+            self._wire.write(f"RCPT TO:<{recipient}>\r\n".encode() if phase is Phase.mail else b"DATA\r\n")
+        if phase is Phase.mail:
+            self._expect(Phase.rcpt, self._timeouts.rcpt)
+        else:
+            self._expect(Phase.data, self._timeouts.data)
+
+    def _on_data(self, reply: Reply) -> None:
+        if reply.code == 354:
+            if self._refusal is not None:
+                # RFC 2920 3.1: the server waits for a body nobody will get, so it gets none.
+                self._wire.write(_DOT + self._commands_ahead())
+                self._expect(Phase.lone_dot, self._timeouts.final_dot)
+            elif self._queue.abort():
+                self._stop()
+            else:
+                self._write_body(self._queue.mails[self._current].data)
+        elif reply.code >= 400:
+            self._conclude(self._refusal or classify(reply, Phase.data))
+        else:
+            self._wire.drop(f"the server answered {reply.code} to {Phase.data}")
+
+    def _on_final_dot(self, reply: Reply) -> None:
+        if 300 <= reply.code < 400:
+            self._wire.drop(f"the server answered {reply.code} to {Phase.final_dot}")
+            return
+        self._session.dirty = False
+        self._conclude(classify(reply, Phase.final_dot))
+
+    def _on_rset(self, reply: Reply) -> None:
+        if not 200 <= reply.code < 300:
+            self._wire.drop(f"the server answered {reply.code} to {Phase.rset}")
+            return
+        self._session.dirty = False
+        if not self._pipelining:
+            self._wire.write(self._commands(self._queue.mails[self._current]))
+        self._expect(Phase.mail, self._timeouts.mail)
+
+    def _write_body(self, data: bytes) -> None:
+        wire = self._wire
+        self._phase = Phase.final_dot
+        if len(data) <= _ONE_WRITE:
+            self._dot_out = True
+            wire.write(data + _DOT + self._commands_ahead())
+        else:
+            self._dot_out = False
+            wire.write(data + _DOT)
+            if not wire.paused and wire.lost is None:
+                self._dot_out = True
+                ahead = self._commands_ahead()
+                if ahead:
+                    wire.write(ahead)
+        self._bytes_left = len(data)
+        self._deadline = self._loop.time() + (self._timeouts.block if wire.paused else self._timeouts.final_dot)
+
+    def _commands_ahead(self) -> bytes:
+        """Draws the next mail, where the server pipelines, and returns its commands."""
+        if not self._pipelining:
+            return b""
+        self._ahead = self._draw()
+        return b"" if self._ahead is None else self._commands(self._queue.mails[self._ahead])
+
+    def _commands(self, mail: ComposedMail) -> bytes:
+        """Returns all commands of a mail where the server pipelines, else MAIL alone."""
+        size = f" SIZE={len(mail.data)}" if self._session.extensions.sizes else ""
+        body = " BODY=8BITMIME" if mail.eight_bit else ""
+        utf8 = " SMTPUTF8" if mail.smtputf8 else ""
+        start = f"MAIL FROM:<{mail.envelope_sender}>{size}{body}{utf8}\r\n"
+        return (f"{start}RCPT TO:<{mail.recipient}>\r\nDATA\r\n" if self._pipelining else start).encode()
+
+    def _conclude(self, outcome: Outcome) -> None:
+        self._queue.settle(self._current, outcome)
+        self._answered += 1
+        self._advance()
+
+    def _advance(self) -> None:
+        """Turns to the next mail: the one whose commands are out already, or a new one."""
+        self._refusal = None
+        if self._ahead is not None:
+            self._current, self._ahead = self._ahead, None
+            self._expect(Phase.mail, self._timeouts.mail)
+            return
+        index = self._draw()
+        if index is None:
+            self._finish()
+            return
+        self._current = index
+        commands = self._commands(self._queue.mails[index])
+        if self._session.dirty:
+            self._expect(Phase.rset, self._timeouts.mail)
+            self._wire.write(b"RSET\r\n" + commands if self._pipelining else b"RSET\r\n")
+        else:
+            self._expect(Phase.mail, self._timeouts.mail)
+            self._wire.write(commands)
+
+    def _draw(self) -> int | None:
+        """Takes the next mail this server can carry from the queue; those it cannot are settled here."""
+        while self._session.begun < self._limit:
+            index = self._queue.take()
+            if index is None:
+                return None
+            obstacle = self._obstacle(self._queue.mails[index])
+            if obstacle is None:
+                self._session.begun += 1
+                return index
+            self._queue.settle(index, obstacle)
+        return None
+
+    def _obstacle(self, mail: ComposedMail) -> Outcome | None:
+        extensions = self._session.extensions
+        if mail.smtputf8 and not extensions.smtputf8:
+            return _NO_SMTPUTF8
+        if mail.eight_bit and not extensions.eight_bit:
+            return _NO_8BITMIME
+        if 0 < extensions.size < len(mail.data):
+            return _TOO_BIG
+        if not mail.smtputf8 and not (mail.recipient.isascii() and mail.envelope_sender.isascii()):
+            return _NO_PATH
+        if not _PATH.fullmatch(mail.recipient) or not (
+            mail.envelope_sender == "" or _PATH.fullmatch(mail.envelope_sender)
+        ):
+            return _NO_PATH
+        return None
+
+    def _expect(self, phase: Phase, seconds: float) -> None:
+        self._phase = phase
+        self._deadline = self._loop.time() + seconds
+
+    def _glance(self) -> None:
+        """Looks at the clock and at the caller's wish, and comes back; cheaper than a timer per command."""
+        if self._done.done():
+            return
+        now = self._loop.time()
+        if self._wire.paused and self._phase is Phase.final_dot:
+            left = self._wire.transport.get_write_buffer_size()
+            if left < self._bytes_left:
+                self._bytes_left = left
+                self._deadline = now + self._timeouts.block
+        if now >= self._deadline:
+            self._wire.drop("time ran out")
+        elif self._phase is not Phase.final_dot and self._queue.abort():
+            self._stop()
+        else:
+            self._loop.call_later(min(_GLANCE, self._deadline - now), self._glance)
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._wire.drop("the caller asked to stop")
+
+    def _finish(self) -> None:
+        self._wire.listener = None
+        if not self._done.done():
+            self._done.set_result(None)
