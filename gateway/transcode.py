@@ -30,7 +30,7 @@ class RequestReader:
         self._route = route
         self._message = GetMessageClass(route.rpc.input_type)
         self._ignored = frozenset(route.face.ignored_form_fields)
-        self._accepted = _accepted(route)
+        self._accepted = accepted_types(route)
 
     async def read(self, request: HttpRequest, path_fields: Mapping[str, str]) -> Message:
         """Reads a request; raises MessmailError, with every field that is wrong."""
@@ -94,7 +94,8 @@ class AnswerWriter:
         return orjson.dumps(value)
 
 
-def _accepted(route: Route) -> tuple[str, ...]:
+def accepted_types(route: Route) -> tuple[str, ...]:
+    """Returns the media types that a body may have."""
     face = route.face
     forms = () if not face.form_body else (FORM,) if face.oauth else (FORM, MULTIPART)
     return (JSON, *forms) if face.json_body or not face.form_body else forms

@@ -23,8 +23,10 @@ from gateway.connection import BoundedProtocol
 from gateway.endpoint import Endpoint
 from gateway.exchange import Answer
 from gateway.fixed import Fixed, unchanging
+from gateway.openapi import openapi_document, reasons
 from gateway.pages import STYLESHEET, Pages, read_asset
-from gateway.routes import RouteTable, read_routes
+from gateway.pages.reference import REFERENCE_STYLESHEET, reference_page
+from gateway.routes import Route, RouteTable, read_routes
 from messmail.member_center.v1 import member_center_pb2
 from messmail.send_engine.v1 import send_engine_pb2
 from servicekit.telemetry import configure_logging
@@ -66,7 +68,6 @@ class GatewaySettings(BaseSettings):
 
 def create_app(settings: GatewaySettings) -> Gateway:
     """Puts the application together. Channels are opened when its lifespan begins, in the loop that serves it."""
-    documentation = f"{settings.public_base_url.rstrip('/')}/docs"
     addresses = {MEMBER_CENTER: settings.member_center_address, SEND_ENGINE: settings.send_engine_address}
 
     @asynccontextmanager
@@ -78,12 +79,12 @@ def create_app(settings: GatewaySettings) -> Gateway:
             channels = {name: open_channel(addresses[name]) for name in settings.gateway_services}
             backends = [Backend(name, SERVICES[name], channel, token) for name, channel in channels.items()]
             try:
-                yield _routes(backends, documentation)
+                yield _routes(backends, settings.public_base_url)
             finally:
                 for channel in channels.values():
                     await channel.close()
 
-    return Gateway(opened, documentation)
+    return Gateway(opened, _documentation(settings.public_base_url))
 
 
 def serve(settings: GatewaySettings | None = None) -> None:
@@ -132,13 +133,16 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _routes(backends: list[Backend], documentation: str) -> Routes:
+def _routes(backends: list[Backend], public_base_url: str) -> Routes:
     table: Routes = RouteTable()
+    documentation = _documentation(public_base_url)
     pages = Pages()
+    routes: list[Route] = []
     for backend in backends:
         for route in read_routes(backend.service):
             endpoint = Endpoint(route, backend, pages, documentation)
             table.add(route.http_method, route.template, endpoint, safe=route.safe)
+            routes.append(route)
 
     async def ready() -> Answer:
         words = await asyncio.gather(*(backend.state() for backend in backends))
@@ -147,21 +151,27 @@ def _routes(backends: list[Backend], documentation: str) -> Routes:
         body = orjson.dumps({"status": "ready" if is_ready else "not ready", "backends": states})
         return Answer(200 if is_ready else 503, body, headers=(("cache-control", "no-store"),))
 
+    document = openapi_document(routes, public_base_url)
     fixed = {
         "/healthz": unchanging(Answer(200, b'{"status":"ok"}', headers=(("cache-control", "no-store"),))),
         "/readyz": ready,
-        STYLESHEET: unchanging(
-            Answer(
-                200,
-                read_asset("pages.css").encode(),
-                "text/css; charset=utf-8",
-                (("cache-control", "public, max-age=3600"),),
-            )
-        ),
+        "/openapi.json": unchanging(Answer(200, orjson.dumps(document), headers=(("cache-control", "no-cache"),))),
+        "/docs": unchanging(reference_page(document, reasons())),
+        STYLESHEET: unchanging(_stylesheet("pages.css")),
+        REFERENCE_STYLESHEET: unchanging(_stylesheet("reference.css")),
     }
     for path, respond in fixed.items():
         table.add("GET", path, Fixed(path, respond, documentation), safe=True)
     return table
+
+
+def _documentation(public_base_url: str) -> str:
+    return f"{public_base_url.rstrip('/')}/docs"
+
+
+def _stylesheet(name: str) -> Answer:
+    headers = (("cache-control", "public, max-age=3600"),)
+    return Answer(200, read_asset(name).encode(), "text/css; charset=utf-8", headers)
 
 
 def _check_listen(host: str, settings: GatewaySettings) -> None:
