@@ -100,7 +100,7 @@ BODIES: dict[str, tuple[bytes, int, str, str | None]] = {
     "a list id that is a number": (subscribe_body(list_id=7), 400, "INVALID_FIELD", "list_id"),
     "an address without a domain": (subscribe_body(email="ann"), 400, "INVALID_FIELD", "email"),
     "an address with two ats": (subscribe_body(email="a@b@example.com"), 400, "INVALID_FIELD", "email"),
-    "an address with a line break": (subscribe_body(email="a@example.com\r\nBcc: b@example.com"), 400, "INVALID_FIELD", "email"),
+    "an address with a line break": (subscribe_body(email="a@example.com\r\nBcc: b"), 400, "INVALID_FIELD", "email"),
     "an address with NUL": (subscribe_body(email="a\0@example.com"), 400, "INVALID_FIELD", "email"),
     "an address with a name": (subscribe_body(email="Ann <ann@example.com>"), 400, "INVALID_FIELD", "email"),
     "an address of 400 characters": (subscribe_body(email="a" * 390 + "@example.com"), 400, "INVALID_FIELD", "email"),
@@ -305,7 +305,8 @@ TOKENS: dict[str, tuple[bytes, str, int, str]] = {
         b"grant_type=client_credentials&client_id=ID&client_secret=SECRET&scope=root", FORM, 400, "invalid_scope",
     ),
     "a scope that is not the client's": (
-        b"grant_type=client_credentials&client_id=ID&client_secret=SECRET&scope=internal:admin", FORM, 400, "invalid_scope",
+        b"grant_type=client_credentials&client_id=ID&client_secret=SECRET&scope=internal:admin", FORM, 400,
+        "invalid_scope",
     ),
     "a duplicate parameter": (
         b"grant_type=client_credentials&grant_type=client_credentials&client_id=ID&client_secret=SECRET", FORM, 400,
