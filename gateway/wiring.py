@@ -93,10 +93,10 @@ def serve(settings: GatewaySettings | None = None) -> None:
     Raises RuntimeError for an address that is not safe.
     """
     settings = settings or GatewaySettings()
-    configure_logging("gateway")
     host, _, port = settings.gateway_listen.rpartition(":")
     host = host.strip("[]")
     _check_listen(host, settings)
+    configure_logging("gateway")
     config = uvicorn.Config(
         create_app(settings),
         host=host,
