@@ -110,7 +110,7 @@ class Supervisor:
         running = [place.running for place in self._places.values()]
         for stage in sorted({one.child.stage for one in running}, reverse=True):
             for killed in end(one for one in running if one.child.stage == stage):
-                self._say(f"{killed.child.name} did not stop within {killed.child.grace:.0f} s and was killed")
+                self._say(f"{killed.child.name} did not stop within {killed.child.grace:g} s and was killed")
         self._places.clear()
         remember(self._data, [])
 

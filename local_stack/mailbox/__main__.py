@@ -29,6 +29,8 @@ async def serve(store: MailStore, smtp: socket.socket, http: socket.socket, dela
     log = structlog.get_logger()
     loop = asyncio.get_running_loop()
     smtp_server = await loop.create_server(lambda: SmtpSession(store, delay), sock=smtp, backlog=1024)
+    # From here on a request waits for an answer, so "ready" is true before the web server has quite started.
+    http.listen(1024)
     config = uvicorn.Config(MailboxApp(store), log_config=None, access_log=False, lifespan="off", server_header=False)
     web_server = _WebServer(config)
     for number in (signal.SIGINT, signal.SIGTERM):

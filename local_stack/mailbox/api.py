@@ -70,10 +70,10 @@ def message(mail: Mail) -> Json:
 
 
 def headers(mail: Mail) -> dict[str, list[str]]:
-    """Lists all values of each header, unfolded, encoded words as they are."""
+    """Lists all values of each header (`Message-Id`), unfolded, encoded words as they are."""
     found: dict[str, list[str]] = {}
     for name, value in header_lines(mail.raw):
-        found.setdefault(name, []).append(value)
+        found.setdefault(name.title(), []).append(value)
     return found
 
 

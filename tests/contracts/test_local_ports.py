@@ -1,0 +1,62 @@
+"""Where the stack listens: a taken default moves, an asked port does not."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from local_stack.errors import StackError
+from local_stack.ports import Address, AddressTakenError, bind, choose, free_address
+
+
+@pytest.fixture
+def taken() -> Iterator[Address]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield Address(*listener.getsockname())
+
+
+def test_a_free_default_is_kept() -> None:
+    default = str(free_address())
+    chosen = choose(None, default)
+    assert (str(chosen.address), chosen.moved_from) == (default, None)
+
+
+def test_a_taken_default_moves_to_a_free_port_and_says_from_where(taken: Address) -> None:
+    chosen = choose(None, str(taken))
+    assert chosen.moved_from == taken
+    assert chosen.address.host == taken.host
+    assert chosen.address.port != taken.port
+    bind(chosen.address).close()
+
+
+def test_an_asked_port_that_is_taken_is_an_error_although_it_is_the_default(taken: Address) -> None:
+    with pytest.raises(AddressTakenError, match=f"{taken} is taken by another program"):
+        choose(str(taken), default=str(taken))
+
+
+def test_port_zero_asks_for_any_free_port() -> None:
+    assert choose("127.0.0.1:0", default="127.0.0.1:8080").address.port > 0
+
+
+@pytest.mark.parametrize(
+    "text", ["8080", ":8080", "localhost", "localhost:", "localhost:80a", "localhost:65536", "a:-1"]
+)
+def test_what_is_no_address_is_refused_in_words(text: str) -> None:
+    with pytest.raises(StackError, match="HOST:PORT"):
+        Address.parse(text)
+
+
+def test_an_address_is_written_as_it_is_read() -> None:
+    for text in ("127.0.0.1:1025", "[::1]:8080", "localhost:0"):
+        assert str(Address.parse(text)) == text
+
+
+def test_a_host_of_another_machine_is_an_error() -> None:
+    with pytest.raises(StackError, match=r"Cannot listen on 192\.0\.2\.1:8080"):
+        choose("192.0.2.1:8080", default="127.0.0.1:8080")
+
+
+def test_all_interfaces_are_reached_through_the_loopback() -> None:
+    assert str(Address.parse("0.0.0.0:8080").reachable) == "127.0.0.1:8080"
+    assert str(Address.parse("[::]:8080").reachable) == "[::1]:8080"
+    assert str(Address.parse("10.0.0.7:8080").reachable) == "10.0.0.7:8080"
