@@ -57,7 +57,7 @@ def create_clock() -> None:
     op.execute(
         """
         CREATE TABLE messmail_clock (
-            only boolean PRIMARY KEY DEFAULT true CHECK (only),
+            single boolean PRIMARY KEY DEFAULT true CHECK (single),
             ahead interval NOT NULL DEFAULT '0'
         )
         """
@@ -93,7 +93,7 @@ def _create_roles(connection: Connection, app_password: str) -> None:
     database = connection.execute(sa.text("SELECT current_database()")).scalar_one()
     app, dispatch = f"{database}_app", f"{database}_dispatch"
     for role, options in ((app, "LOGIN NOINHERIT"), (dispatch, "NOLOGIN")):
-        if not connection.execute(sa.text("SELECT FROM pg_roles WHERE rolname = :role"), {"role": role}).first():
+        if not connection.execute(sa.text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": role}).first():
             connection.exec_driver_sql(f"CREATE ROLE {_quoted(role)} {options}")
     if app_password:
         # The verifier is computed here: the password itself is in no statement that a server could log.
