@@ -1,7 +1,8 @@
 """Chooses the addresses the stack listens on.
 
-A default port that is taken moves to a free one; a port somebody asked for is never moved. Choosing is not reserving:
-the port is released again before the child binds it.
+A default port that is taken moves to a free one; a port somebody asked for is never moved. A chosen port is held by a
+socket that is bound and does not listen: nobody is given it as a free one, while a server that sets SO_REUSEADDR, as
+all of ours do, can listen there, and again after a restart.
 """
 
 import errno
@@ -44,10 +45,19 @@ class AddressTakenError(StackError):
 
 @dataclass(frozen=True)
 class Chosen:
-    """An address that was free a moment ago, and whether it had to move away from its default."""
+    """An address that is held until `close`, and the default it had to move away from."""
 
-    address: Address
+    holder: socket.socket
     moved_from: Address | None = None
+
+    @property
+    def address(self) -> Address:
+        """The address, with its port."""
+        return bound_address(self.holder)
+
+    def close(self) -> None:
+        """Holds the address no longer."""
+        self.holder.close()
 
 
 def choose(asked: str | None, default: str) -> Chosen:
@@ -56,18 +66,23 @@ def choose(asked: str | None, default: str) -> Chosen:
     Raises AddressTakenError when an asked port is taken. Port 0 asks for any free port.
     """
     if asked is not None:
-        address = Address.parse(asked)
-        return Chosen(_numbered(address))
+        return Chosen(bind(Address.parse(asked)))
     address = Address.parse(default)
     try:
-        return Chosen(_numbered(address))
+        return Chosen(bind(address))
     except AddressTakenError:
-        return Chosen(free_address(address.host), moved_from=address)
+        return Chosen(bind(Address(address.host, 0)), moved_from=address)
 
 
-def free_address(host: str = "127.0.0.1") -> Address:
-    """Names a port of the host that nobody listens on."""
-    return _numbered(Address(host, 0))
+def free_address() -> Address:
+    """Names a loopback port that nobody listens on now, for a server that is started at once."""
+    with bind(Address("127.0.0.1", 0)) as holder:
+        return bound_address(holder)
+
+
+def bound_address(bound: socket.socket) -> Address:
+    """Tells where a socket is bound."""
+    return Address(*bound.getsockname()[:2])
 
 
 def bind(address: Address) -> socket.socket:
@@ -90,8 +105,3 @@ def bind(address: Address) -> socket.socket:
             raise AddressTakenError(address) from error
         raise StackError(f"Cannot listen on {address}: {error.strerror}.") from error
     return listener
-
-
-def _numbered(address: Address) -> Address:
-    with bind(address) as listener:
-        return Address(address.host, listener.getsockname()[1])

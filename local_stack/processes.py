@@ -7,7 +7,7 @@ even where it came with the environment of `up`. Other variables pass through, s
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -130,7 +130,8 @@ class Installation:
             "SEND_ENGINE_MASTER_KEYS": self.send_engine_master_keys,
             **self._send_engine_settings(credential),
         }
-        return self._messmail(f"worker-{number}", "worker", settings, _WORKERS)
+        # A worker ends the mails it has begun, and a relay may be slow to answer.
+        return replace(self._messmail(f"worker-{number}", "worker", settings, _WORKERS), grace=60.0)
 
     def serve_gateway(self, credential: Credential) -> Child:
         """Serves REST for both services, which it calls with the credential."""

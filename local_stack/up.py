@@ -74,8 +74,7 @@ def run_up(options: UpOptions, console: Console) -> int:
             console.print(str(error), style="red", markup=False, highlight=False)
             return 1
         finally:
-            with console.status("Stopping"):
-                stack.supervisor.stop()
+            stack.stop()
             data.unlock()
             console.print("Stopped.")
     return 0
@@ -90,6 +89,12 @@ class _Stack:
         self._console = console
         self.supervisor = Supervisor(data, self._say, self._write_ready_file)
         self._installation: Installation | None = None
+        self._held = contextlib.ExitStack()
+
+    def stop(self) -> None:
+        """Stops all children and gives back what was held."""
+        with self._held, self._console.status("Stopping"):
+            self.supervisor.stop()
 
     def start(self) -> None:
         """Brings everything up and writes what others read: stack.json for the commands, then the ready file."""
@@ -134,11 +139,14 @@ class _Stack:
         self._console.print(self._overview(installation))
 
     def _choose_addresses(self) -> Addresses:
-        chosen = {name: choose(getattr(self._options, name), default) for name, default in DEFAULT_ADDRESSES.items()}
-        for name, choice in chosen.items():
-            if choice.moved_from:
-                self._say(f"{choice.moved_from} is taken, so {name.replace('_', '-')} listens on {choice.address}")
-        return Addresses(**{name: choice.address for name, choice in chosen.items()})
+        addresses = {}
+        for name, default in DEFAULT_ADDRESSES.items():
+            chosen = choose(getattr(self._options, name), default)
+            self._held.callback(chosen.close)
+            if chosen.moved_from:
+                self._say(f"{chosen.moved_from} is taken, so {name.replace('_', '-')} listens on {chosen.address}")
+            addresses[name] = chosen.address
+        return Addresses(**addresses)
 
     def _databases(self) -> tuple[Database, Database]:
         given = {name: os.environ.get(f"{name.upper()}_DATABASE_URL") for name in ("member_center", "send_engine")}
@@ -231,7 +239,7 @@ class _Stack:
             self._console.print(f"[green]✓[/] {done}", highlight=False)
 
     def _say(self, what: str) -> None:
-        self._console.print(f"[yellow]•[/] {escape(what)}", highlight=False)
+        self._console.print(f"[yellow]•[/] {escape(what)}", highlight=False, soft_wrap=True)
 
 
 def _new_master_key() -> str:

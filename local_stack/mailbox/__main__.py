@@ -20,7 +20,7 @@ from local_stack.errors import StackError
 from local_stack.mailbox.smtp import SmtpSession
 from local_stack.mailbox.store import MailStore
 from local_stack.mailbox.web import MailboxApp
-from local_stack.ports import Address, bind
+from local_stack.ports import Address, bind, bound_address
 from servicekit.telemetry import configure_logging
 
 
@@ -35,7 +35,7 @@ async def serve(store: MailStore, smtp: socket.socket, http: socket.socket, dela
     web_server = _WebServer(config)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, web_server.ask_to_stop)
-    log.info("ready", smtp=_bound(smtp), http=_bound(http))
+    log.info("ready", smtp=str(bound_address(smtp)), http=str(bound_address(http)))
     await web_server.serve(sockets=[http])
     smtp_server.close()
     log.info("stopped", accepted=store.accepted)
@@ -71,10 +71,6 @@ class _WebServer(uvicorn.Server):
 
     def ask_to_stop(self) -> None:
         self.should_exit = True
-
-
-def _bound(listener: socket.socket) -> str:
-    return str(Address(*listener.getsockname()[:2]))
 
 
 if __name__ == "__main__":

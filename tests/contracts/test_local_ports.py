@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -17,16 +18,15 @@ def taken() -> Iterator[Address]:
 
 def test_a_free_default_is_kept() -> None:
     default = str(free_address())
-    chosen = choose(None, default)
-    assert (str(chosen.address), chosen.moved_from) == (default, None)
+    with closing(choose(None, default)) as chosen:
+        assert (str(chosen.address), chosen.moved_from) == (default, None)
 
 
 def test_a_taken_default_moves_to_a_free_port_and_says_from_where(taken: Address) -> None:
-    chosen = choose(None, str(taken))
-    assert chosen.moved_from == taken
-    assert chosen.address.host == taken.host
-    assert chosen.address.port != taken.port
-    bind(chosen.address).close()
+    with closing(choose(None, str(taken))) as chosen:
+        assert chosen.moved_from == taken
+        assert chosen.address.host == taken.host
+        assert chosen.address.port != taken.port
 
 
 def test_an_asked_port_that_is_taken_is_an_error_although_it_is_the_default(taken: Address) -> None:
@@ -35,7 +35,15 @@ def test_an_asked_port_that_is_taken_is_an_error_although_it_is_the_default(take
 
 
 def test_port_zero_asks_for_any_free_port() -> None:
-    assert choose("127.0.0.1:0", default="127.0.0.1:8080").address.port > 0
+    with closing(choose("127.0.0.1:0", default="127.0.0.1:8080")) as chosen:
+        assert chosen.address.port > 0
+
+
+def test_a_server_can_listen_on_a_chosen_port_and_again_after_a_restart() -> None:
+    with closing(choose("127.0.0.1:0", default="127.0.0.1:8080")) as chosen:
+        for _ in range(2):
+            with socket.create_server((chosen.address.host, chosen.address.port)), pytest.raises(AddressTakenError):
+                bind(chosen.address)
 
 
 @pytest.mark.parametrize(
