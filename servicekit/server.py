@@ -42,17 +42,26 @@ class RunningServer:
     server: grpc.Server
     address: str
     health: health.HealthServicer
+    closers: Sequence[Callable[[], None]] = ()
 
     def stop(self, grace: float = STOP_GRACE_SECONDS) -> None:
-        """Stops taking calls and waits for those under way, for at most grace seconds."""
+        """Stops taking calls, waits for those under way for at most grace seconds, and closes what they used."""
         self.health.enter_graceful_shutdown()
         self.server.stop(grace).wait()
+        for close in self.closers:
+            close()
 
 
 def start_server(
-    listen: str, services: Sequence[Service], verifier: TokenVerifier, *, threads: int = 24, reflection: bool = False
+    listen: str,
+    services: Sequence[Service],
+    verifier: TokenVerifier,
+    *,
+    threads: int = 24,
+    reflection: bool = False,
+    closers: Sequence[Callable[[], None]] = (),
 ) -> RunningServer:
-    """Starts a server on HOST:PORT (port 0: a free one).
+    """Starts a server on HOST:PORT (port 0: a free one); closers are called once it has stopped.
 
     Raises RuntimeError when an RPC lacks its access option or the address cannot be bound.
     """
@@ -83,7 +92,7 @@ def start_server(
     host = listen.rpartition(":")[0]
     port = server.add_insecure_port(listen)
     server.start()
-    return RunningServer(server, f"{host}:{port}", healthy)
+    return RunningServer(server, f"{host}:{port}", healthy, closers)
 
 
 def serve_until_stopped(name: str, running: RunningServer) -> None:

@@ -1,0 +1,281 @@
+"""The ledger: claiming a batch, marking a group of it, recording what became of it.
+
+The order is the promise. A row is marked, and the mark committed, before Member Center is asked about it, so a mail is
+begun only for a marked row. Whoever loses the batch finds its fence changed and writes nothing. What a lost worker had
+marked and not recorded is tried again or held as unknown, as the job says; its row stays.
+
+Nothing is sent here and nobody is asked: that is `sending`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import structlog
+
+from send_engine import job_states
+from send_engine.records import (
+    Addressee,
+    Claim,
+    DeliveryState,
+    JobStatus,
+    Lane,
+    Result,
+    SendOrder,
+    UnknownPolicy,
+)
+from send_engine.storage import Connection, batches, send_jobs
+from send_engine.storage import deliveries as rows
+from servicekit.database import Database
+from servicekit.identifiers import uuid7
+
+GIVE_UP_SECONDS = 24 * 3600.0
+FIRST_RETRY_SECONDS = 30.0
+LONGEST_RETRY_SECONDS = 3600.0
+# Recipients over whom a worker was lost are tried in ever smaller groups, and one who was alone in the last is set
+# aside: after that many losses it is not chance.
+POISON_LAPSES = 3
+_GROUP_AFTER_LAPSES = {0: 2000, 1: 32}
+
+_log = structlog.get_logger()
+
+
+class BatchLostError(Exception):
+    """The batch belongs to somebody else by now: nothing may be written and no mail begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerTerms:
+    """How long a claim holds, and for how long a delivery is tried."""
+
+    worker: str
+    lease_seconds: float = 60.0
+    give_up_seconds: float = GIVE_UP_SECONDS
+
+
+def retry_delay(attempt: int) -> float:
+    """Returns the seconds to wait after that many attempts."""
+    return float(min(FIRST_RETRY_SECONDS * 2 ** min(attempt - 1, 20), LONGEST_RETRY_SECONDS))
+
+
+def settle(
+    result: Result, status: JobStatus, on_unknown: UnknownPolicy, attempt: int, now: datetime, give_up_at: datetime
+) -> Result:
+    """Decides what a result means for the ledger: an end, or PENDING when the mail is tried again.
+
+    What is not tried again because its job was stopped is cancelled, except an unknown one: it may have arrived.
+    """
+    if result.state is DeliveryState.UNKNOWN and status not in job_states.STOPPED:
+        gives_up = now + timedelta(seconds=retry_delay(attempt)) > give_up_at
+        if on_unknown is UnknownPolicy.RESEND and not gives_up:
+            return replace(result, state=DeliveryState.PENDING)
+    if result.state is DeliveryState.PENDING:
+        if status in job_states.STOPPED:
+            return replace(result, state=DeliveryState.CANCELLED)
+        if result.tried and now + timedelta(seconds=retry_delay(attempt)) > give_up_at:
+            return replace(result, state=DeliveryState.FAILED, reason="gave_up")
+    return result
+
+
+class Ledger:
+    """The ledger of one worker process."""
+
+    def __init__(self, database: Database, terms: LedgerTerms) -> None:
+        self._database = database
+        self._terms = terms
+
+    def claim(self, lane: Lane) -> HeldBatch | None:
+        """Takes the next due or lapsed batch of a lane, of the tenant served longest ago; None when there is none."""
+        claimed_at = time.monotonic()
+        with self._database.dispatch() as connection:
+            claim = batches.claim(connection, lane, self._terms.worker, self._terms.lease_seconds)
+        return None if claim is None else HeldBatch(self._database, self._terms, claim, claimed_at)
+
+    def count_due(self, lane: Lane, most: int) -> int:
+        """Counts batches of a lane that could be claimed now, up to most."""
+        with self._database.dispatch() as connection:
+            return batches.count_due(connection, lane, most)
+
+    def order(self, claim: Claim) -> SendOrder:
+        """Reads what is to be sent."""
+        with self._database.tenant(claim.tenant_id) as connection:
+            order = send_jobs.find_order(connection, claim.tenant_id, claim.job_id)
+        assert order is not None, "a batch has a job"
+        return order
+
+
+class HeldBatch:
+    """A batch that this worker holds, until it is closed, released or lost."""
+
+    def __init__(self, database: Database, terms: LedgerTerms, claim: Claim, claimed_at: float) -> None:
+        self.claim = claim
+        self._database = database
+        self._terms = terms
+        self._leased_until = claimed_at + terms.lease_seconds
+        self._looked_at = claimed_at
+        self._stopped = False
+        self._marked_until = claim.marked_until
+        self._position = claim.recorded_until
+        self._retry_batch: UUID | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every row has its result."""
+        return self._position == self.claim.size
+
+    @property
+    def most_at_once(self) -> int:
+        """The most rows that may be marked at once."""
+        return _GROUP_AFTER_LAPSES.get(self.claim.lapses, 1)
+
+    def must_stop(self) -> bool:
+        """Tells whether no further mail may be begun: the job was stopped, or the lease is over. Costs nothing."""
+        return self._stopped or time.monotonic() >= self._leased_until
+
+    def settle_lapse(self, on_unknown: UnknownPolicy) -> None:
+        """Settles the rows that a lost worker left marked. Raises BatchLostError.
+
+        They are tried again, or unknown when the job holds such mails or was stopped. One that was alone in its group
+        each time a worker was lost is set aside as failed.
+        """
+        claim, start, until = self.claim, self._position, self._marked_until
+        if start == until:
+            return
+        with self._database.tenant(claim.tenant_id) as connection:
+            status = send_jobs.lock(connection, claim.tenant_id, claim.job_id)
+            resend = on_unknown is UnknownPolicy.RESEND and status not in job_states.STOPPED
+            poison = resend and until - start == 1 and claim.lapses + 1 >= POISON_LAPSES
+            end = DeliveryState.FAILED if poison else DeliveryState.UNKNOWN
+            moves = resend and not poison
+            counts = {} if moves else {end: until - start}
+            if not batches.advance(connection, claim, start, until, until - start if moves else 0, counts):
+                raise BatchLostError
+            if moves:
+                retry = uuid7()
+                self._insert_retry(connection, retry, until - start, 0.0, claim.attempt, claim.lapses + 1)
+                rows.move(connection, claim.tenant_id, claim.batch_id, range(start, until), retry, 0, more_attempts=1)
+            else:
+                reason = "poison" if poison else "worker_lost"
+                rows.give_up(connection, claim.tenant_id, claim.batch_id, start, until, end, reason)
+            self._finish(connection, status, until)
+        _log.warning("batch.lapse_settled", batch=str(claim.batch_id), rows=until - start, resend=resend)
+        self._position = until
+
+    def mark(self, count: int) -> list[Addressee]:
+        """Marks the next rows as being sent and returns them; none when the batch is not to be sent (any more).
+
+        Raises BatchLostError. The mark is committed when this returns.
+        """
+        claim, start, asked_at = self.claim, self._position, time.monotonic()
+        until = min(start + count, claim.size)
+        with self._database.tenant(claim.tenant_id) as connection:
+            status = send_jobs.hold_status(connection, claim.tenant_id, claim.job_id)
+            if status is not JobStatus.SENDING:
+                self._stopped = True
+                done = (
+                    batches.close(connection, claim)
+                    if status in job_states.ENDED
+                    else batches.release(connection, claim, None, claim.attempt)
+                )
+                if not done:
+                    raise BatchLostError
+                return []
+            if not batches.mark(connection, claim, start, until, self._terms.lease_seconds):
+                raise BatchLostError
+            group = rows.find(connection, claim.tenant_id, claim.batch_id, start, until)
+        self._marked_until = until
+        self._looked_at = asked_at
+        self._leased_until = asked_at + self._terms.lease_seconds
+        return group
+
+    def look(self, least_age: float = 0.0) -> None:
+        """Looks whether the job is still sending and the batch still held, and renews the lease when it is due.
+
+        Afterwards must_stop() tells. Does nothing when the last look was less than least_age seconds ago.
+        """
+        claim, now = self.claim, time.monotonic()
+        if now - self._looked_at < least_age:
+            return
+        renews = now > self._leased_until - self._terms.lease_seconds * 2 / 3
+        with self._database.tenant(claim.tenant_id) as connection:
+            if renews and not batches.renew(connection, claim, self._terms.lease_seconds):
+                self._stopped = True
+            if send_jobs.status(connection, claim.tenant_id, claim.job_id) is not JobStatus.SENDING:
+                self._stopped = True
+        self._looked_at = now
+        if renews and not self._stopped:
+            self._leased_until = now + self._terms.lease_seconds
+
+    def record(self, results: Sequence[Result], on_unknown: UnknownPolicy) -> None:
+        """Records the results of the marked rows, all of them, in one transaction. Raises BatchLostError.
+
+        Those that are tried again move to a batch of the retry lane. With the last row of the last batch, the job is
+        completed. Repeating it after a commit whose answer was lost changes nothing.
+        """
+        claim, start, until = self.claim, self._position, self._marked_until
+        with self._database.tenant(claim.tenant_id) as connection:
+            # The last row may end the job, which needs the job to itself; the job is always locked before a batch.
+            take = send_jobs.lock if until == claim.size else send_jobs.hold_status
+            status = take(connection, claim.tenant_id, claim.job_id)
+            assert status is not None
+            now = batches.now(connection)
+            give_up_at = claim.give_up_at or now + timedelta(seconds=self._terms.give_up_seconds)
+            settled = [settle(result, status, on_unknown, claim.attempt, now, give_up_at) for result in results]
+            again = [result for result in settled if result.state is DeliveryState.PENDING]
+            counts = Counter[DeliveryState](result.state for result in settled)
+            del counts[DeliveryState.PENDING]
+            if batches.advance(connection, claim, start, until, len(again), counts):
+                rows.record(connection, claim.tenant_id, claim.batch_id, settled)
+                self._put_off(connection, [result.ordinal for result in again if result.tried], tried=True)
+                self._put_off(connection, [result.ordinal for result in again if not result.tried], tried=False)
+                self._finish(connection, status, until)
+            elif (batches.recorded_until(connection, claim) or 0) < until:
+                raise BatchLostError
+        self._position = until
+
+    def release(self, delay: float | None = None, attempt: int | None = None) -> None:
+        """Gives the batch back with nothing of it marked: to be called only when no mail of the group was begun.
+
+        It is due as before, or after delay seconds. A batch that was lost meanwhile is not touched.
+        """
+        with self._database.tenant(self.claim.tenant_id) as connection:
+            batches.release(connection, self.claim, delay, attempt or self.claim.attempt)
+
+    def _put_off(self, connection: Connection, ordinals: Sequence[int], *, tried: bool) -> None:
+        """Moves rows to a batch for later; what one claim puts off shares a batch as long as nobody has taken it."""
+        if not ordinals:
+            return
+        claim = self.claim
+        target, first = (self._retry_batch if tried else None), None
+        if target is not None:
+            first = batches.grow(connection, claim.tenant_id, target, len(ordinals))
+        if target is None or first is None:
+            target, first = uuid7(), 0
+            delay = retry_delay(claim.attempt) if tried else 0.0
+            self._insert_retry(connection, target, len(ordinals), delay, claim.attempt + tried, claim.lapses)
+        rows.move(connection, claim.tenant_id, claim.batch_id, ordinals, target, first)
+        if tried:
+            self._retry_batch = target
+
+    def _insert_retry(
+        self, connection: Connection, batch_id: UUID, size: int, delay: float, attempt: int, lapses: int
+    ) -> None:
+        batches.insert_retry(
+            connection,
+            self.claim,
+            batch_id,
+            size,
+            delay=delay,
+            attempt=attempt,
+            lapses=lapses,
+            give_up_after=self._terms.give_up_seconds,
+        )
+
+    def _finish(self, connection: Connection, status: JobStatus | None, until: int) -> None:
+        if until == self.claim.size and status is JobStatus.SENDING:
+            job_states.complete_when_done(connection, self.claim.tenant_id, self.claim.job_id)

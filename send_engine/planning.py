@@ -1,0 +1,113 @@
+"""Writes down the audience of a job, page by page, and then lets sending begin.
+
+Pages come from Member Center, outside any transaction; each is stored together with the cursor, so that planning goes
+on where it stopped, whoever goes on with it. The plan is itself a batch, with lease and fence.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from send_engine import job_states
+from send_engine.deliveries import HeldBatch
+from send_engine.recipients import Recipients
+from send_engine.records import AudienceMember, AudiencePage, Lane, PlanProgress
+from send_engine.storage import batches, deliveries, send_jobs
+from servicekit.database import Database
+from servicekit.errors import MessmailError, Reason
+from servicekit.identifiers import uuid7
+
+PAGE_SIZE = 5000
+# Large enough that claims cost little, small enough that workers and tenants share a job evenly.
+BATCH_SIZE = 1000
+_LONGEST_REST_SECONDS = 60.0
+
+_log = structlog.get_logger()
+
+
+class Planning:
+    """Carries out plans for one worker process."""
+
+    def __init__(
+        self,
+        database: Database,
+        recipients: Recipients,
+        lease_seconds: float,
+        ring: Callable[[Lane], object],
+        stopping: threading.Event,
+    ) -> None:
+        self._database = database
+        self._recipients = recipients
+        self._lease_seconds = lease_seconds
+        self._ring = ring
+        self._stopping = stopping
+
+    def carry_out(self, held: HeldBatch) -> None:
+        """Plans a job to its end, or until it must be given back. Raises MessmailError when the database is away."""
+        claim = held.claim
+        progress = self._begin(held)
+        while progress is not None:
+            if self._stopping.is_set():
+                held.release()
+                return
+            try:
+                page = self._recipients.audience_page(
+                    claim.tenant_id, progress.list_id, progress.as_of, progress.after, PAGE_SIZE
+                )
+            except MessmailError as error:
+                self._stop_without_audience(held, error)
+                return
+            progress = self._store(held, progress, page)
+
+    def _begin(self, held: HeldBatch) -> PlanProgress | None:
+        claim = held.claim
+        with self._database.tenant(claim.tenant_id) as connection:
+            if job_states.begin_planning(connection, claim.tenant_id, claim.job_id):
+                return send_jobs.find_progress(connection, claim.tenant_id, claim.job_id)
+            batches.close(connection, claim)
+        return None
+
+    def _store(self, held: HeldBatch, progress: PlanProgress, page: AudiencePage) -> PlanProgress | None:
+        """Stores a page with the cursor, and returns the new one; None when planning is over."""
+        claim = held.claim
+        with self._database.tenant(claim.tenant_id) as connection:
+            if not job_states.begin_planning(connection, claim.tenant_id, claim.job_id):
+                batches.close(connection, claim)
+                return None
+            if not batches.renew(connection, claim, self._lease_seconds):
+                return None
+            if page.members:
+                after = page.members[-1].subscription_id
+                parts = [(uuid7(), part) for part in _parts(page.members)]
+                sizes = {batch_id: len(part) for batch_id, part in parts}
+                batches.insert_planned(connection, claim.tenant_id, claim.job_id, sizes)
+                deliveries.insert(connection, claim.tenant_id, parts)
+                send_jobs.set_progress(connection, claim.tenant_id, claim.job_id, page.as_of, after)
+                progress = PlanProgress(progress.list_id, page.as_of, after)
+            if page.more and page.members:
+                return progress
+            batches.close(connection, claim)
+            job_states.begin_sending(connection, claim.tenant_id, claim.job_id)
+        _log.info("job.planned", job=str(claim.job_id))
+        self._ring(Lane.BULK)
+        return None
+
+    def _stop_without_audience(self, held: HeldBatch, error: MessmailError) -> None:
+        claim = held.claim
+        if error.reason not in (Reason.ERROR_REASON_LIST_NOT_FOUND, Reason.ERROR_REASON_TENANT_NOT_FOUND):
+            _log.warning("plan.no_audience_answer", job=str(claim.job_id), reason=error.status.name)
+            held.release(min(_LONGEST_REST_SECONDS, 2.0 ** min(claim.attempt, 10)), claim.attempt + 1)
+            return
+        with self._database.tenant(claim.tenant_id) as connection:
+            if job_states.begin_planning(connection, claim.tenant_id, claim.job_id) and batches.is_held(
+                connection, claim
+            ):
+                batches.close(connection, claim)
+                job_states.fail(connection, claim.tenant_id, claim.job_id, "the list no longer exists")
+
+
+def _parts(members: Sequence[AudienceMember]) -> list[Sequence[AudienceMember]]:
+    return [members[start : start + BATCH_SIZE] for start in range(0, len(members), BATCH_SIZE)]

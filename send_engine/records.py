@@ -1,0 +1,206 @@
+"""The words of Send Engine as records: send jobs, batches, deliveries, and the states they are in.
+
+Plain values without behaviour; whoever changes them is next door: send_jobs, planning, deliveries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+
+class JobStatus(StrEnum):
+    """The state of a send job."""
+
+    SCHEDULED = "scheduled"
+    PLANNING = "planning"
+    SENDING = "sending"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+class UnknownPolicy(StrEnum):
+    """What to do with a mail that was handed over without an answer."""
+
+    RESEND = "resend"
+    HOLD = "hold"
+
+
+class Lane(StrEnum):
+    """The kinds of work that a batch can be. A ring of the doorbell names one."""
+
+    PLAN = "plan"
+    BULK = "bulk"
+    RETRY = "retry"
+
+
+class BatchStatus(StrEnum):
+    """Whether a batch may be claimed. A planned one waits until its job is sending, a closed one is done with."""
+
+    PLANNED = "planned"
+    READY = "ready"
+    CLOSED = "closed"
+
+
+class DeliveryState(StrEnum):
+    """What became of a delivery. While it is pending, its batch tells whether it is claimed, sending or deferred."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    FAILED = "failed"
+    SUPPRESSED = "suppressed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A send job as its creator asked for it. profile is the list's, as it is now. No scheduled_at: at once."""
+
+    list_id: UUID
+    name: str
+    subject: str
+    body_html: str | None
+    body_text: str | None
+    template: bool
+    on_unknown: UnknownPolicy
+    profile: Mapping[str, Any]
+    scheduled_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SendJob:
+    """A send job without its content."""
+
+    tenant_id: UUID
+    id: UUID
+    list_id: UUID
+    name: str
+    subject: str
+    status: JobStatus
+    status_reason: str
+    scheduled_at: datetime
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """How many deliveries of a job are in which state. They add up to total."""
+
+    total: int = 0
+    pending: int = 0
+    claimed: int = 0
+    sending: int = 0
+    deferred: int = 0
+    sent: int = 0
+    failed: int = 0
+    suppressed: int = 0
+    cancelled: int = 0
+    unknown: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CountedJob:
+    """A send job with its counters, both of one snapshot."""
+
+    job: SendJob
+    counters: Counters
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """How far a job had got when it was cancelled."""
+
+    job_id: UUID
+    cancelled_at: datetime
+    sent: int
+    sending: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendOrder:
+    """What a batch needs to know of its job: whose mail, what mail, and what to do when its fate is unknown."""
+
+    tenant_id: UUID
+    job_id: UUID
+    list_id: UUID
+    subject: str
+    body_html: str | None
+    body_text: str | None
+    template: bool
+    on_unknown: UnknownPolicy
+    profile: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A batch that a worker holds, as it was when it was claimed. The fence tells this claim from all others."""
+
+    tenant_id: UUID
+    batch_id: UUID
+    job_id: UUID
+    lane: Lane
+    fence: int
+    attempt: int
+    lapses: int
+    size: int
+    marked_until: int
+    recorded_until: int
+    give_up_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Addressee:
+    """One row of a batch: the person is in Member Center, here is only the subscription."""
+
+    ordinal: int
+    subscription_id: UUID
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class AudienceMember:
+    """Somebody to be written down in the ledger."""
+
+    subscription_id: UUID
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class AudiencePage:
+    """A page of an audience. as_of is by Member Center's clock, and the same for all pages."""
+
+    as_of: datetime
+    members: tuple[AudienceMember, ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PlanProgress:
+    """How far a plan has got: the audience's time, and the last subscription written down."""
+
+    list_id: UUID
+    as_of: datetime | None
+    after: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one delivery: a final state, or PENDING when it is to be tried again.
+
+    tried tells whether it was begun at all. reason and reply hold no address.
+    """
+
+    ordinal: int
+    state: DeliveryState
+    reason: str = ""
+    reply: str = ""
+    tried: bool = True

@@ -1,0 +1,214 @@
+"""Sends one claimed batch, group by group: mark, ask for consent, compose, send, record.
+
+No consent answer, no mail: the group is given back. A mail that cannot be composed fails its recipient only. While the
+ledger cannot be written, nothing further is sent and the results wait to be recorded.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from datetime import datetime
+from uuid import UUID
+
+import structlog
+
+from send_engine.composing import Content, ContentError, JobComposer, ListProfile
+from send_engine.deliveries import BatchLostError, HeldBatch, Ledger
+from send_engine.esp.port import ComposedMail, Outcome, Verdict
+from send_engine.esp_accounts import EspAccount, EspAccounts
+from send_engine.mail_loop import MailLoop
+from send_engine.recipients import Consent, Recipients
+from send_engine.records import Addressee, Claim, DeliveryState, Result, SendOrder
+from servicekit.errors import MessmailError, Reason
+
+LOOK_SECONDS = 0.3
+# How long a batch rests when Member Center does not answer.
+CONSENT_RETRY_SECONDS = 5.0
+_RECORD_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+_PREPARED_JOBS = 16
+
+_STATES = {
+    Verdict.accepted: DeliveryState.SENT,
+    Verdict.deferred: DeliveryState.PENDING,
+    Verdict.failed: DeliveryState.FAILED,
+    Verdict.unknown: DeliveryState.UNKNOWN,
+    Verdict.unsent: DeliveryState.PENDING,
+}
+
+_log = structlog.get_logger()
+
+
+def delivery_id(job_id: UUID, subscription_id: UUID) -> str:
+    """Returns the id of a delivery: the same for every attempt, so that a mail sent twice can be told."""
+    return str(uuid.uuid5(job_id, subscription_id.hex))
+
+
+def message_id_domain(profile: ListProfile) -> str:
+    """Returns the domain that Message-IDs of a list are made in: that of its From address."""
+    return profile.from_address.rpartition("@")[2]
+
+
+class Sending:
+    """Sends batches for one worker process. Each call of carry_out has a thread of its own."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        recipients: Recipients,
+        accounts: EspAccounts,
+        loop: MailLoop,
+        stopping: threading.Event,
+        hurrying: threading.Event,
+    ) -> None:
+        """stopping asks to end after the group under way, hurrying asks to begin no further mail of it."""
+        self._ledger = ledger
+        self._recipients = recipients
+        self._accounts = accounts
+        self._loop = loop
+        self._stopping = stopping
+        self._hurrying = hurrying
+        self._prepared: OrderedDict[UUID, tuple[SendOrder, JobComposer]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def carry_out(self, held: HeldBatch) -> None:
+        """Sends a batch to its end, or until it must be given back. Raises MessmailError when the database is away."""
+        claim = held.claim
+        try:
+            order, composer = self._prepare(claim)
+            held.settle_lapse(order.on_unknown)
+            while not held.is_done:
+                if self._stopping.is_set():
+                    held.release()
+                    return
+                if not self._send_group(held, order, composer):
+                    return
+        except BatchLostError:
+            _log.warning("batch.lost", batch=str(claim.batch_id), fence=claim.fence)
+
+    def _send_group(self, held: HeldBatch, order: SendOrder, composer: JobComposer) -> bool:
+        """Sends the next group; False when the batch is not held any more."""
+        account = self._accounts.of(order.tenant_id)
+        group = held.mark(min(account.group_size.next(), held.most_at_once))
+        if not group:
+            return False
+        try:
+            consent = self._recipients.authorize(
+                order.tenant_id, order.list_id, [addressee.subscription_id for addressee in group]
+            )
+        except MessmailError as error:
+            if error.reason not in (Reason.ERROR_REASON_LIST_NOT_FOUND, Reason.ERROR_REASON_TENANT_NOT_FOUND):
+                _log.warning("batch.no_consent_answer", batch=str(held.claim.batch_id), reason=error.status.name)
+                held.release(CONSENT_RETRY_SECONDS)
+                return False
+            gone = {addressee.subscription_id: "list_gone" for addressee in group}
+            consent = Consent(datetime.min, {}, gone)
+        results, mails = _compose(group, order.job_id, consent, composer)
+        held_back = self._hand_over(held, account, [mail for _, mail in mails])
+        results += [_result(addressee, outcome) for (addressee, _), outcome in zip(mails, held_back, strict=True)]
+        self._record(held, results, order)
+        return True
+
+    def _hand_over(self, held: HeldBatch, account: EspAccount, mails: Sequence[ComposedMail]) -> list[Outcome]:
+        """Sends the mails, and looks meanwhile whether they still may be begun."""
+        if not mails:
+            return []
+        # Consent may have taken its time, and a cancel must bite within a second.
+        _try_to_look(held)
+        begun_at = time.monotonic()
+        outcomes = self._wait(
+            held, self._loop.submit(account.esp.send(mails, lambda: held.must_stop() or self._hurrying.is_set()))
+        )
+        if not held.must_stop():
+            account.group_size.measured(len(mails), time.monotonic() - begun_at)
+        return outcomes
+
+    def _wait(self, held: HeldBatch, sending: Future[list[Outcome]]) -> list[Outcome]:
+        while True:
+            try:
+                return sending.result(timeout=LOOK_SECONDS)
+            except TimeoutError:
+                if sending.done():
+                    return sending.result()
+                _try_to_look(held)
+
+    def _record(self, held: HeldBatch, results: Sequence[Result], order: SendOrder) -> None:
+        """Records, again and again while the database does not take it: these mails are out."""
+        tries = 0
+        while True:
+            try:
+                held.record(results, order.on_unknown)
+            except MessmailError as error:
+                if error.reason != Reason.ERROR_REASON_UNAVAILABLE or self._hurrying.is_set():
+                    raise
+                delay = _RECORD_RETRY_SECONDS[min(tries, len(_RECORD_RETRY_SECONDS) - 1)]
+                _log.warning("batch.record_waits", batch=str(held.claim.batch_id), rows=len(results), tries=tries)
+                tries += 1
+                time.sleep(delay)
+            else:
+                return
+
+    def _prepare(self, claim: Claim) -> tuple[SendOrder, JobComposer]:
+        with self._lock:
+            prepared = self._prepared.get(claim.job_id)
+        if prepared is None:
+            order = self._ledger.order(claim)
+            prepared = order, composer_of(order)
+            with self._lock:
+                self._prepared[claim.job_id] = prepared
+                while len(self._prepared) > _PREPARED_JOBS:
+                    self._prepared.popitem(last=False)
+        return prepared
+
+
+def composer_of(order: SendOrder) -> JobComposer:
+    """Prepares what does not vary between the mails of a job. Raises ContentError."""
+    profile = ListProfile(**order.profile)
+    content = Content(order.subject, order.body_html, order.body_text, order.template)
+    return JobComposer(profile, content, message_id_domain(profile))
+
+
+def _compose(
+    group: Sequence[Addressee], job_id: UUID, consent: Consent, composer: JobComposer
+) -> tuple[list[Result], list[tuple[Addressee, ComposedMail]]]:
+    """Composes the mails of those who may be mailed; the others have their result already."""
+    results, mails = [], []
+    for addressee in group:
+        recipient = consent.authorized.get(addressee.subscription_id)
+        if recipient is None:
+            # Who is in neither part of the answer was not authorized either.
+            reason = consent.refused.get(addressee.subscription_id, "no_answer")
+            results.append(Result(addressee.ordinal, DeliveryState.SUPPRESSED, reason, tried=False))
+            continue
+        try:
+            mail = composer.compose(recipient, delivery_id(job_id, addressee.subscription_id), consent.read_at)
+        except ContentError as error:
+            results.append(
+                Result(addressee.ordinal, DeliveryState.FAILED, "content", f"{error.field}: {error.message}")
+            )
+        else:
+            mails.append((addressee, mail))
+    return results, mails
+
+
+def _result(addressee: Addressee, outcome: Outcome) -> Result:
+    reply = outcome.reply if outcome.code is None else f"{outcome.code} {outcome.reply}"
+    return Result(
+        addressee.ordinal,
+        _STATES[outcome.verdict],
+        reason="" if outcome.category is None else outcome.category.value,
+        reply=reply,
+        tried=outcome.verdict is not Verdict.unsent,
+    )
+
+
+def _try_to_look(held: HeldBatch) -> None:
+    try:
+        held.look(LOOK_SECONDS)
+    except MessmailError:
+        # Without the database nobody can take the batch either; the lease ends by our own clock.
+        _log.warning("batch.cannot_look", batch=str(held.claim.batch_id))

@@ -1,0 +1,286 @@
+"""Statements on batches: the work table. claim is for the dispatch role, everything else for a tenant's transaction.
+
+What a claim writes names its fence, so that whoever lost the batch meanwhile changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from send_engine.records import BatchStatus, Claim, DeliveryState, Lane
+from send_engine.storage.tables import batches
+
+_FENCED = "tenant_id = :tenant AND id = :batch AND fence = :fence"
+
+# The tenant served longest ago comes first; the subquery's order holds because a lateral join asks for one row of it
+# after the other, and stops at the first that has work.
+_CLAIM = sa.text(
+    """
+    WITH due AS MATERIALIZED (
+        SELECT b.tenant_id, b.id
+        FROM (SELECT tenant_id FROM tenant_turns ORDER BY served_at) t CROSS JOIN LATERAL (
+            SELECT tenant_id, id FROM batches
+            WHERE tenant_id = t.tenant_id AND lane = :lane AND status = 'ready'
+                AND due_at <= (SELECT messmail_now())
+                AND (lease_until IS NULL OR lease_until <= (SELECT messmail_now()))
+            ORDER BY due_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
+        ) b LIMIT 1
+    ), turn AS (
+        UPDATE tenant_turns t SET served_at = clock_timestamp() FROM due WHERE t.tenant_id = due.tenant_id
+    )
+    UPDATE batches b
+    SET fence = fence + 1, worker = :worker, lease_until = messmail_now() + make_interval(secs => :lease)
+    FROM due WHERE b.tenant_id = due.tenant_id AND b.id = due.id
+    RETURNING b.tenant_id, b.id, b.job_id, b.lane, b.fence, b.attempt, b.lapses, b.size, b.marked_until,
+        b.recorded_until, b.give_up_at
+    """
+)
+_DUE = sa.text(
+    """
+    SELECT count(*) FROM (
+        SELECT FROM batches
+        WHERE lane = :lane AND status = 'ready' AND due_at <= (SELECT messmail_now())
+            AND (lease_until IS NULL OR lease_until <= (SELECT messmail_now()))
+        LIMIT :most
+    ) due
+    """
+)
+
+
+def claim(connection: Connection, lane: Lane, worker: str, lease_seconds: float) -> Claim | None:
+    """Takes the next due or lapsed batch of a lane; None when there is none."""
+    row = connection.execute(_CLAIM, {"lane": lane.value, "worker": worker, "lease": lease_seconds}).first()
+    if row is None:
+        return None
+    return Claim(
+        tenant_id=row.tenant_id,
+        batch_id=row.id,
+        job_id=row.job_id,
+        lane=Lane(row.lane),
+        fence=row.fence,
+        attempt=row.attempt,
+        lapses=row.lapses,
+        size=row.size,
+        marked_until=row.marked_until,
+        recorded_until=row.recorded_until,
+        give_up_at=row.give_up_at,
+    )
+
+
+def count_due(connection: Connection, lane: Lane, most: int) -> int:
+    """Counts due or lapsed batches of a lane, up to most."""
+    return int(connection.execute(_DUE, {"lane": lane.value, "most": most}).scalar_one())
+
+
+def insert_plan(connection: Connection, tenant_id: UUID, batch_id: UUID, job_id: UUID) -> None:
+    """Stores the plan of a new job, due at the job's time, and gives the tenant a turn if it has none."""
+    connection.execute(
+        sa.text("INSERT INTO tenant_turns (tenant_id) VALUES (:tenant) ON CONFLICT DO NOTHING"), {"tenant": tenant_id}
+    )
+    connection.execute(
+        sa.text(
+            "INSERT INTO batches (tenant_id, id, job_id, lane, status, due_at) "
+            "SELECT tenant_id, :batch, id, 'plan', 'ready', scheduled_at FROM send_jobs "
+            "WHERE tenant_id = :tenant AND id = :job"
+        ),
+        {"tenant": tenant_id, "batch": batch_id, "job": job_id},
+    )
+
+
+def insert_planned(connection: Connection, tenant_id: UUID, job_id: UUID, sizes: Mapping[UUID, int]) -> None:
+    """Stores batches that wait until their job is sending."""
+    connection.execute(
+        sa.insert(batches).values(
+            [
+                {
+                    "tenant_id": tenant_id,
+                    "id": batch_id,
+                    "job_id": job_id,
+                    "lane": Lane.BULK.value,
+                    "status": BatchStatus.PLANNED.value,
+                    "due_at": sa.text("messmail_now()"),
+                    "size": size,
+                }
+                for batch_id, size in sizes.items()
+            ]
+        )
+    )
+
+
+def insert_retry(
+    connection: Connection,
+    origin: Claim,
+    batch_id: UUID,
+    size: int,
+    *,
+    delay: float,
+    attempt: int,
+    lapses: int,
+    give_up_after: float,
+) -> None:
+    """Stores a batch for those of a claimed batch that are tried again, delay seconds from now."""
+    connection.execute(
+        sa.text(
+            "INSERT INTO batches (tenant_id, id, job_id, lane, status, due_at, size, attempt, lapses, give_up_at) "
+            "VALUES (:tenant, :batch, :job, 'retry', 'ready', messmail_now() + make_interval(secs => :delay), :size, "
+            ":attempt, :lapses, coalesce(:give_up_at, messmail_now() + make_interval(secs => :give_up_after)))"
+        ).bindparams(sa.bindparam("give_up_at", origin.give_up_at, sa.DateTime(timezone=True))),
+        {
+            "tenant": origin.tenant_id,
+            "batch": batch_id,
+            "job": origin.job_id,
+            "delay": delay,
+            "size": size,
+            "attempt": attempt,
+            "lapses": lapses,
+            "give_up_after": give_up_after,
+        },
+    )
+
+
+def grow(connection: Connection, tenant_id: UUID, batch_id: UUID, more: int) -> int | None:
+    """Makes room for more rows in a batch that nobody has claimed yet, and returns its size before; else None."""
+    size = connection.execute(
+        sa.text(
+            "UPDATE batches SET size = size + :more WHERE tenant_id = :tenant AND id = :batch AND status = 'ready' "
+            "AND lease_until IS NULL AND marked_until = 0 RETURNING size"
+        ),
+        {"tenant": tenant_id, "batch": batch_id, "more": more},
+    ).scalar()
+    return None if size is None else int(size) - more
+
+
+def make_ready(connection: Connection, tenant_id: UUID, job_id: UUID) -> int:
+    """Lets the planned batches of a job be claimed, and returns how many deliveries the job has."""
+    connection.execute(
+        sa.text(
+            "UPDATE batches SET status = 'ready', due_at = messmail_now() "
+            "WHERE tenant_id = :tenant AND job_id = :job AND status = 'planned'"
+        ),
+        {"tenant": tenant_id, "job": job_id},
+    )
+    total = connection.execute(
+        sa.text("SELECT coalesce(sum(size), 0) FROM batches WHERE tenant_id = :tenant AND job_id = :job"),
+        {"tenant": tenant_id, "job": job_id},
+    )
+    return int(total.scalar_one())
+
+
+def is_held(connection: Connection, held: Claim) -> bool:
+    """Tells whether the claim still holds its batch, and if so, keeps it until this transaction ends."""
+    found = connection.execute(sa.text(f"SELECT 1 FROM batches WHERE {_FENCED} FOR NO KEY UPDATE"), _fence(held))
+    return found.first() is not None
+
+
+def renew(connection: Connection, held: Claim, lease_seconds: float) -> bool:
+    """Lengthens the lease; False when the batch is lost."""
+    return _change(
+        connection, held, "lease_until = messmail_now() + make_interval(secs => :lease)", lease=lease_seconds
+    )
+
+
+def mark(connection: Connection, held: Claim, start: int, until: int, lease_seconds: float) -> bool:
+    """Marks rows start to until as being sent and lengthens the lease; False when the batch is lost."""
+    return _change(
+        connection,
+        held,
+        "marked_until = :until, lease_until = messmail_now() + make_interval(secs => :lease)",
+        "recorded_until = :start AND marked_until IN (:start, :until)",
+        start=start,
+        until=until,
+        lease=lease_seconds,
+    )
+
+
+def advance(
+    connection: Connection, held: Claim, start: int, until: int, moved: int, counts: Mapping[DeliveryState, int]
+) -> bool:
+    """Counts the results of rows start to until, and closes the batch with its last row.
+
+    False when the batch is lost, or these rows have been counted already.
+    """
+    changes = "".join(f", {state.value} = {state.value} + {int(count)}" for state, count in counts.items())
+    return _change(
+        connection,
+        held,
+        "recorded_until = :until, moved = moved + :moved, "
+        "status = CASE WHEN size = :until THEN 'closed' ELSE status END, "
+        f"lease_until = CASE WHEN size = :until THEN NULL ELSE lease_until END{changes}",
+        "recorded_until = :start AND marked_until = :until",
+        start=start,
+        until=until,
+        moved=moved,
+    )
+
+
+def recorded_until(connection: Connection, held: Claim) -> int | None:
+    """Reads how far the batch is counted; None when it is lost."""
+    found = connection.execute(sa.text(f"SELECT recorded_until FROM batches WHERE {_FENCED}"), _fence(held)).scalar()
+    return None if found is None else int(found)
+
+
+def release(connection: Connection, held: Claim, delay: float | None, attempt: int) -> bool:
+    """Gives the batch back, nothing of it marked; due after delay seconds, or as before."""
+    return _change(
+        connection,
+        held,
+        "lease_until = NULL, marked_until = recorded_until, attempt = :attempt, "
+        "due_at = coalesce(messmail_now() + make_interval(secs => CAST(:delay AS float8)), due_at)",
+        delay=delay,
+        attempt=attempt,
+    )
+
+
+def close(connection: Connection, held: Claim) -> bool:
+    """Closes the claimed batch; what is not recorded of it counts as cancelled."""
+    return _change(connection, held, _CLOSED, "status <> 'closed'")
+
+
+def close_unclaimed(connection: Connection, tenant_id: UUID, job_id: UUID) -> None:
+    """Closes the batches of a job that nobody has claimed; what is not recorded of them counts as cancelled."""
+    connection.execute(
+        sa.text(
+            f"UPDATE batches SET {_CLOSED} WHERE tenant_id = :tenant AND job_id = :job AND status <> 'closed' "
+            "AND lease_until IS NULL"
+        ),
+        {"tenant": tenant_id, "job": job_id},
+    )
+
+
+def all_closed(connection: Connection, tenant_id: UUID, job_id: UUID) -> bool:
+    """Tells whether every batch of a job is closed."""
+    found = connection.execute(
+        sa.text("SELECT 1 FROM batches WHERE tenant_id = :tenant AND job_id = :job AND status <> 'closed' LIMIT 1"),
+        {"tenant": tenant_id, "job": job_id},
+    )
+    return found.first() is None
+
+
+def now(connection: Connection) -> datetime:
+    """Reads the database's clock."""
+    moment = connection.execute(sa.text("SELECT messmail_now()")).scalar_one()
+    assert isinstance(moment, datetime)
+    return moment
+
+
+_CLOSED = (
+    "status = 'closed', lease_until = NULL, cancelled = cancelled + size - recorded_until, "
+    "recorded_until = size, marked_until = size"
+)
+
+
+def _change(connection: Connection, held: Claim, change: str, condition: str = "true", **values: Any) -> bool:
+    done = connection.execute(
+        sa.text(f"UPDATE batches SET {change} WHERE {_FENCED} AND {condition}"), _fence(held) | values
+    )
+    return done.rowcount == 1
+
+
+def _fence(held: Claim) -> dict[str, Any]:
+    return {"tenant": held.tenant_id, "batch": held.batch_id, "fence": held.fence}

@@ -1,0 +1,110 @@
+"""The tables of Send Engine. The revisions in migrations/ make them; a policy test keeps both equal.
+
+tenant_id leads every key. A delivery row holds its result; whether a pending one is claimed, sending or deferred is
+told by its batch (lease_until, marked_until, recorded_until), so that a mark touches one row. The rows before
+recorded_until are counted on the batch: sent + failed + suppressed + cancelled + unknown + moved = recorded_until.
+"""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = sa.MetaData()
+
+_time = sa.DateTime(timezone=True)
+
+
+def _counter(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.Integer, nullable=False, server_default="0")
+
+
+send_jobs = sa.Table(
+    "send_jobs",
+    metadata,
+    sa.Column("tenant_id", sa.Uuid, primary_key=True),
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("list_id", sa.Uuid, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("body_html", sa.Text),
+    sa.Column("body_text", sa.Text),
+    sa.Column("template", sa.Boolean, nullable=False),
+    sa.Column("on_unknown", sa.Text, nullable=False),
+    # The list's profile when the job was made: what the job says of its sender does not change under way.
+    sa.Column("profile", JSONB, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("status_reason", sa.Text, nullable=False, server_default=""),
+    sa.Column("scheduled_at", _time, nullable=False),
+    sa.Column("created_at", _time, nullable=False),
+    sa.Column("started_at", _time),
+    sa.Column("ended_at", _time),
+    # How far planning has got.
+    sa.Column("audience_as_of", _time),
+    sa.Column("planned_after", sa.Uuid),
+    sa.Column("planned_count", sa.Integer),
+    # The answer to the first cancel, for the repeats.
+    sa.Column("cancelled_sent", sa.Integer),
+    sa.Column("cancelled_sending", sa.Integer),
+    sa.Index("send_jobs_newest", "tenant_id", sa.text("created_at DESC"), sa.text("id DESC")),
+)
+
+batches = sa.Table(
+    "batches",
+    metadata,
+    sa.Column("tenant_id", sa.Uuid, primary_key=True),
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("job_id", sa.Uuid, nullable=False),
+    sa.Column("lane", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("due_at", _time, nullable=False),
+    sa.Column("attempt", sa.SmallInteger, nullable=False, server_default="1"),
+    # How often a worker was lost over these recipients.
+    sa.Column("lapses", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.Column("give_up_at", _time),
+    sa.Column("lease_until", _time),
+    sa.Column("fence", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("worker", sa.Text, nullable=False, server_default=""),
+    _counter("size"),
+    _counter("marked_until"),
+    _counter("recorded_until"),
+    _counter("sent"),
+    _counter("failed"),
+    _counter("suppressed"),
+    _counter("cancelled"),
+    _counter("unknown"),
+    _counter("moved"),
+    sa.ForeignKeyConstraint(["tenant_id", "job_id"], ["send_jobs.tenant_id", "send_jobs.id"]),
+    sa.Index("batches_of_job", "tenant_id", "job_id"),
+    sa.Index("batches_due", "tenant_id", "lane", "due_at", "id", postgresql_where=sa.text("status = 'ready'::text")),
+)
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("tenant_id", sa.Uuid, primary_key=True),
+    sa.Column("batch_id", sa.Uuid, primary_key=True),
+    sa.Column("ordinal", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("subscription_id", sa.Uuid, nullable=False),
+    sa.Column("domain", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, server_default="pending"),
+    sa.Column("attempts", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.Column("reason", sa.Text, nullable=False, server_default=""),
+    sa.Column("last_reply", sa.Text, nullable=False, server_default=""),
+    sa.Column("recorded_at", _time),
+    sa.ForeignKeyConstraint(["tenant_id", "batch_id"], ["batches.tenant_id", "batches.id"]),
+    postgresql_partition_by="RANGE (batch_id)",
+)
+
+esp_accounts = sa.Table(
+    "esp_accounts",
+    metadata,
+    sa.Column("tenant_id", sa.Uuid, primary_key=True),
+    sa.Column("relay", sa.Text, nullable=False),
+    sa.Column("encrypted_url", sa.LargeBinary, nullable=False),
+)
+
+tenant_turns = sa.Table(
+    "tenant_turns",
+    metadata,
+    sa.Column("tenant_id", sa.Uuid, primary_key=True),
+    sa.Column("served_at", _time, nullable=False, server_default=sa.text("'-infinity'::timestamp with time zone")),
+)

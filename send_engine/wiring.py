@@ -1,0 +1,242 @@
+"""Puts Send Engine's processes together: settings, the gRPC server, the worker, migrations and upkeep.
+
+Whatever listens, polls or has a thread is started here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import sqlalchemy as sa
+import structlog
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings
+
+from messmail.send_engine.v1 import send_engine_admin_pb2_grpc, send_engine_pb2_grpc
+from send_engine.actors import Doorbell
+from send_engine.confirmations import Confirmations
+from send_engine.deliveries import GIVE_UP_SECONDS, Ledger, LedgerTerms
+from send_engine.esp.smtp import SmtpEsp
+from send_engine.esp.timeouts import Timeouts
+from send_engine.esp_accounts import EspAccountAdmin, EspAccounts
+from send_engine.lanes import SLOTS, Lanes
+from send_engine.mail_loop import MailLoop
+from send_engine.planning import Planning
+from send_engine.recipients import Recipients
+from send_engine.records import Lane
+from send_engine.send_jobs import SendJobs
+from send_engine.sending import Sending
+from send_engine.servicer import SendEngineAdminServicer, SendEngineServicer
+from send_engine.storage import partitions
+from send_engine.sweeper import Sweeper
+from servicekit import migrations
+from servicekit.clients import AccessTokens, open_internal_channel
+from servicekit.database import Database
+from servicekit.jwks import FetchedKeys
+from servicekit.keyring import MasterKeys
+from servicekit.server import RunningServer, Service, serve_until_stopped, start_server
+from servicekit.telemetry import configure_logging
+from servicekit.tokens import TokenVerifier
+
+NAME = "send-engine"
+_REVISIONS = Path(__file__).parent / "storage" / "migrations"
+_FEED_SCOPE = "internal:feed"
+# After SIGTERM a group under way may end in peace; then no further mail of it is begun; then the process ends anyway.
+_PEACE_SECONDS = 30.0
+_HURRY_SECONDS = 15.0
+
+_log = structlog.get_logger()
+
+
+class _SharedSettings(BaseSettings):
+    send_engine_database_url: SecretStr
+    broker_url: SecretStr
+    public_base_url: str
+    member_center_address: str
+    send_engine_client_id: str
+    send_engine_client_secret: SecretStr
+    # Encrypt the credentials of the tenants' own ESP accounts; without them no tenant can have one.
+    send_engine_master_keys: SecretStr = SecretStr("")
+
+
+class ServiceSettings(_SharedSettings):
+    """Settings of the gRPC server, from its environment."""
+
+    send_engine_listen: str = "127.0.0.1:50052"
+
+
+class WorkerSettings(_SharedSettings):
+    """Settings of a worker, from its environment. Times are in seconds."""
+
+    send_engine_smtp_url: SecretStr
+    send_engine_smtp_connections: int = Field(default=4, ge=1)
+    send_engine_final_dot_seconds: float = Field(default=600.0, gt=0)
+    send_engine_lease_seconds: float = Field(default=60.0, ge=1)
+    send_engine_give_up_seconds: float = Field(default=GIVE_UP_SECONDS, ge=0)
+
+
+class OwnerSettings(BaseSettings):
+    """Settings of what the owner of the database does, from its environment."""
+
+    send_engine_database_url: SecretStr
+    send_engine_app_password: SecretStr = SecretStr("")
+    # Deliveries older than this are dropped. Left out: none are.
+    send_engine_keep_weeks: int | None = Field(default=None, ge=1)
+
+
+def start(settings: ServiceSettings) -> RunningServer:
+    """Starts the gRPC server; its caller stops it."""
+    database = Database(settings.send_engine_database_url.get_secret_value(), pool_size=16, name=NAME)
+    doorbell = Doorbell(settings.broker_url.get_secret_value())
+    jobs = SendJobs(database, _recipients(settings), doorbell.ring)
+    keys = _master_keys(settings)
+    accounts = None if keys is None else EspAccountAdmin(database, keys)
+    verifier = TokenVerifier(settings.public_base_url, FetchedKeys(settings.member_center_address))
+    services = [
+        Service(
+            "messmail.send_engine.v1.SendEngine",
+            lambda server: send_engine_pb2_grpc.add_SendEngineServicer_to_server(SendEngineServicer(jobs), server),
+        ),
+        Service(
+            "messmail.send_engine.v1.SendEngineAdmin",
+            lambda server: send_engine_admin_pb2_grpc.add_SendEngineAdminServicer_to_server(
+                SendEngineAdminServicer(accounts), server
+            ),
+        ),
+    ]
+    return start_server(settings.send_engine_listen, services, verifier, closers=[doorbell.close, database.close])
+
+
+def serve(settings: ServiceSettings | None = None) -> None:
+    """Serves gRPC until SIGTERM."""
+    configure_logging(NAME)
+    serve_until_stopped(NAME, start(settings or ServiceSettings()))
+
+
+class RunningWorker:
+    """A worker: its lanes, its sweeper, its ear at the doorbell and its confirmation thread."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        """Starts everything."""
+        self._stopping, self._hurrying = threading.Event(), threading.Event()
+        database = Database(settings.send_engine_database_url.get_secret_value(), pool_size=12, name="worker")
+        terms = LedgerTerms(
+            worker=f"{socket.gethostname()}:{os.getpid()}",
+            lease_seconds=settings.send_engine_lease_seconds,
+            give_up_seconds=settings.send_engine_give_up_seconds,
+        )
+        self._database = database
+        ledger, recipients = Ledger(database, terms), _recipients(settings)
+        self._loop = MailLoop()
+        newsletter_accounts, confirmation_accounts = (_accounts(settings, database) for _ in range(2))
+        self._accounts = (newsletter_accounts, confirmation_accounts)
+        sending = Sending(ledger, recipients, newsletter_accounts, self._loop, self._stopping, self._hurrying)
+        self._doorbell = Doorbell(settings.broker_url.get_secret_value(), self._answer)
+        planning = Planning(database, recipients, terms.lease_seconds, self._doorbell.ring, self._stopping)
+        carriers = {Lane.PLAN: planning.carry_out, Lane.BULK: sending.carry_out, Lane.RETRY: sending.carry_out}
+        self._lanes = Lanes(ledger, carriers, self._stopping)
+        # One thread more than slots: a ring for a lane that is full is heard, and forgotten, at once.
+        self._listener = self._doorbell.listen(sum(SLOTS.values()) + 1)
+        sweeper = Sweeper(ledger, self._lanes, self._doorbell.ring, self._stopping)
+        confirmations = Confirmations(recipients, confirmation_accounts, self._loop, self._stopping)
+        self._threads = [
+            threading.Thread(target=sweeper.run, name="sweeper", daemon=True),
+            threading.Thread(target=confirmations.run, name="confirmations", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Ends the groups under way, gives their batches back and stops everything; takes less than a minute."""
+        self._stopping.set()
+        if not self._lanes.wait_idle(_PEACE_SECONDS):
+            self._hurrying.set()
+            self._lanes.wait_idle(_HURRY_SECONDS)
+        for thread in self._threads:
+            thread.join(timeout=2.0)
+        # A thread that waits for a broker which is away is a daemon, and left behind.
+        self._listener.stop(timeout=1000)
+        for accounts in self._accounts:
+            for esp in accounts.opened():
+                self._loop.submit(esp.close()).exception(timeout=5.0)
+        self._loop.close()
+        self._doorbell.close()
+        self._database.close()
+
+    def _answer(self, lane: Lane) -> None:
+        self._lanes.run(lane)
+
+
+def run_worker(settings: WorkerSettings | None = None) -> None:
+    """Works until SIGTERM."""
+    configure_logging("worker")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    worker = RunningWorker(settings or WorkerSettings())
+    _log.info("ready", process="worker", pid=os.getpid())
+    stop.wait()
+    _log.info("stopping", process="worker")
+    worker.stop()
+    _log.info("stopped", process="worker")
+
+
+def migrate(owner_url: str | None = None, app_password: str | None = None) -> str:
+    """Brings the database to this version's schema, as its owner, and returns the URL of the app role.
+
+    What is not given comes from the environment.
+    """
+    if owner_url is None:
+        settings = OwnerSettings()
+        owner_url = settings.send_engine_database_url.get_secret_value()
+        app_password = settings.send_engine_app_password.get_secret_value()
+    app_url = migrations.migrate(owner_url, app_password or "", _REVISIONS)
+    maintain(owner_url)
+    return app_url
+
+
+def maintain(owner_url: str | None = None, keep_weeks: int | None = None) -> None:
+    """Makes partitions ahead and drops those that are older than is to be kept, as the owner of the database."""
+    if owner_url is None:
+        settings = OwnerSettings()
+        owner_url, keep_weeks = settings.send_engine_database_url.get_secret_value(), settings.send_engine_keep_weeks
+    engine = sa.create_engine(
+        sa.make_url(owner_url).set(drivername="postgresql+psycopg"),
+        poolclass=sa.NullPool,
+        connect_args={"connect_timeout": 5},
+    )
+    with engine.begin() as connection:
+        now: datetime = connection.execute(sa.text("SELECT messmail_now()")).scalar_one()
+        made = partitions.make_ahead(connection, now)
+        dropped = [] if keep_weeks is None else partitions.drop_before(connection, now - timedelta(weeks=keep_weeks))
+    _log.info("maintained", database=NAME, made=made, dropped=dropped)
+
+
+def _recipients(settings: _SharedSettings) -> Recipients:
+    tokens = AccessTokens(
+        settings.member_center_address,
+        settings.send_engine_client_id,
+        settings.send_engine_client_secret.get_secret_value(),
+        _FEED_SCOPE,
+    )
+    return Recipients(open_internal_channel(settings.member_center_address, tokens))
+
+
+def _accounts(settings: WorkerSettings, database: Database) -> EspAccounts:
+    timeouts = Timeouts(final_dot=settings.send_engine_final_dot_seconds)
+    return EspAccounts(
+        database,
+        _master_keys(settings),
+        settings.send_engine_smtp_url.get_secret_value(),
+        lambda url: SmtpEsp(url, connections=settings.send_engine_smtp_connections, timeouts=timeouts),
+    )
+
+
+def _master_keys(settings: _SharedSettings) -> MasterKeys | None:
+    keys = settings.send_engine_master_keys.get_secret_value()
+    return MasterKeys(keys) if keys else None
