@@ -27,9 +27,20 @@ def json_writer(descriptor: Descriptor) -> _Write:
     if descriptor.full_name == "google.protobuf.Timestamp":
         return lambda message: message.ToJsonString()
     if descriptor.file.package == "google.protobuf":
-        return json_format.MessageToDict
+        return lambda message: _with_whole_numbers(json_format.MessageToDict(message))
     fields = [(field.name, _field_writer(field)) for field in descriptor.fields]
     return lambda message: {name: write(message) for name, write in fields}
+
+
+def _with_whole_numbers(value: Any) -> Any:
+    """A Struct holds every number as a double; what was sent as 1 is answered as 1, not as 1.0."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) <= 2**53 else value
+    if isinstance(value, dict):
+        return {name: _with_whole_numbers(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_whole_numbers(inner) for inner in value]
+    return value
 
 
 def _field_writer(field: FieldDescriptor) -> _Write:

@@ -6,18 +6,20 @@ It shows what the document says and adds nothing but a curl command for each cal
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from minijinja import Environment
+from minijinja import Environment, escape, safe
 
 from gateway.exchange import Answer
 from gateway.pages import HTML, PAGE_HEADERS, read_asset
 from servicekit.errors import ReasonStatus
 
 REFERENCE_STYLESHEET = "/assets/reference.css"
+_CODE = re.compile(r"`([^`]*)`")
 _FORM = "application/x-www-form-urlencoded"
 
 
@@ -34,6 +36,7 @@ class Row:
 def reference_page(document: dict[str, Any], reasons: list[tuple[ReasonStatus, str]]) -> Answer:
     """Renders the page."""
     environment = Environment(loader=read_asset, undefined_behavior="strict")
+    environment.add_filter("marked", _marked)
     html = environment.render_template(
         "reference.html",
         info=document["info"],
@@ -47,6 +50,10 @@ def reference_page(document: dict[str, Any], reasons: list[tuple[ReasonStatus, s
         ],
     )
     return Answer(200, html.encode(), HTML, (("cache-control", "no-cache"), *PAGE_HEADERS))
+
+
+def _marked(text: str) -> str:
+    return safe(_CODE.sub(r"<code>\1</code>", escape(text)))
 
 
 def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:

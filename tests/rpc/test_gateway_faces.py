@@ -11,6 +11,8 @@ from urllib.parse import quote, quote_plus
 import pytest
 from google.protobuf.json_format import MessageToDict
 
+from gateway.routes import Route, read_routes
+from gateway.wiring import SERVICES
 from messmail.member_center.v1 import member_center_pb2 as mc
 from messmail.send_engine.v1 import send_engine_pb2 as se
 from tests.rpc.gateway_under_test import (
@@ -25,6 +27,7 @@ from tests.rpc.gateway_under_test import (
     running_gateway,
 )
 
+ROUTES = [route for service in SERVICES.values() for route in read_routes(service)]
 READ, WRITE = "newsletter:send.read", "newsletter:send.write"
 
 
@@ -81,6 +84,7 @@ def test_fields_of_the_query_are_read_by_their_type(gateway: GatewayUnderTest) -
 def test_an_answer_that_is_one_object_is_that_object(gateway: GatewayUnderTest) -> None:
     known = gateway.call("GET", f"/newsletter/preferences?list_id={LIST}&email=known%40example.com")
     assert known.json == {"lang": "zh-TW", "n": 1, "deep": {"a": [True, None, 1.5]}}
+    assert b'"n":1,' in known.body or b'"n":1}' in known.body
     unknown = gateway.call("GET", f"/newsletter/preferences?list_id={LIST}&email=nobody%40example.com")
     assert (unknown.status, unknown.body) == (200, b"{}")
 
@@ -376,6 +380,27 @@ def test_a_missing_scope_is_named(gateway: GatewayUnderTest) -> None:
     answer = gateway.call("GET", f"/api/send-jobs/{JOB}", **bearer(WRITE))
     assert (answer.status, answer.json["metadata"]) == (403, {"scope": READ})
     assert answer.headers["www-authenticate"] == f'Bearer realm="messmail", error="insufficient_scope", scope="{READ}"'
+
+
+def test_the_answers_for_two_unknown_ids_differ_in_nothing_but_the_request_id(gateway: GatewayUnderTest) -> None:
+    ids = [LIST, TENANT]
+    first, second = (
+        gateway.call("GET", f"/api/send-jobs/{id_}", X_Request_Id="the-same-id", **bearer(READ)) for id_ in ids
+    )
+    assert (first.status, first.body) == (second.status, second.body)
+    assert {**first.headers, "date": ""} == {**second.headers, "date": ""}
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.http_method} {route.template}")
+def test_an_access_token_is_taken_from_its_header_and_nowhere_else(gateway: GatewayUnderTest, route: Route) -> None:
+    calls = len(gateway.seen.rpcs)
+    token = access_token(READ)
+    path = route.template.replace("{id}", JOB)
+    in_query = gateway.call(route.http_method, f"{path}?access_token={token}")
+    in_form = gateway.post_form(path, f"access_token={token}".encode())
+    assert in_query.status == 400
+    assert in_form.status in (400, 405, 415)
+    assert len(gateway.seen.rpcs) == calls
 
 
 # ---- methods and paths
