@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 from local_stack.mailbox.reading import (
     Attachment,
@@ -20,6 +21,9 @@ from local_stack.mailbox.reading import (
 from local_stack.mailbox.store import Mail, MailStore
 
 Json = dict[str, Any]
+
+# Forgotten with their mails.
+_summaries: WeakKeyDictionary[Mail, Json] = WeakKeyDictionary()
 
 
 def message_list(store: MailStore, mails: list[Mail], matching: int, start: int) -> Json:
@@ -37,7 +41,13 @@ def message_list(store: MailStore, mails: list[Mail], matching: int, start: int)
 
 
 def summary(mail: Mail) -> Json:
-    """Describes a mail as a row of a list."""
+    """Describes a mail as a row of a list; read once, since lists are asked for again and again."""
+    if mail not in _summaries:
+        _summaries[mail] = _summary(mail)
+    return _summaries[mail]
+
+
+def _summary(mail: Mail) -> Json:
     body = read_body(mail.raw)
     return {
         **_envelope(mail, read_headers(mail.raw)),

@@ -18,7 +18,7 @@ import orjson
 from local_stack.mailbox.reading import read_headers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Mail:
     """One accepted mail with its envelope."""
 
