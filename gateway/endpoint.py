@@ -14,6 +14,7 @@ from gateway.pages import Pages, prefers_html
 from gateway.problems import error_headers, oauth_answer, problem_answer
 from gateway.routes import Route
 from gateway.transcode import AnswerWriter, RequestReader
+from servicekit.access import authorize
 from servicekit.errors import MessmailError
 
 _LARGE_BODY_BYTES = 1024 * 1024
@@ -27,6 +28,7 @@ class Endpoint:
     def __init__(self, route: Route, backend: Backend, pages: Pages, documentation: str) -> None:
         self.template = route.template
         self._face = route.face
+        self._access = route.access
         self._reader = RequestReader(route)
         self._writer = AnswerWriter(route)
         self._call = backend.call(
@@ -38,9 +40,12 @@ class Endpoint:
 
     async def answer(self, request: HttpRequest, path_fields: Mapping[str, str]) -> Answer:
         """Answers a request; raises MessmailError."""
-        message = await self._reader.read(request, path_fields)
-        # Under the OAuth rules the header carries the client's credentials, which are in the message by now.
+        # Under the OAuth rules the header carries the client's credentials, which become fields of the message.
         authorization = "" if self._face.oauth else request.headers.get("authorization", "")
+        if not authorization:
+            # The service would say the same; but nobody without a token shall make us read a body first.
+            authorize(self._access, None)
+        message = await self._reader.read(request, path_fields)
         value = self._writer.value(await self._call(message, request, authorization))
         if self._shows_page(request):
             fields = {field.name: text for field, text in message.ListFields() if isinstance(text, str)}

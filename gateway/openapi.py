@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from importlib import metadata
 from typing import Any
 
-from google.protobuf.descriptor import MethodDescriptor
-
 from gateway.examples import example_object, example_value
 from gateway.forms import JSON
 from gateway.json_reader import can_be_text
@@ -16,8 +14,6 @@ from gateway.routes import Route
 from gateway.schemas import Schema, Schemas, comment_of, is_required
 from gateway.transcode import accepted_types
 from messmail.errors.v1 import errors_pb2
-from messmail.options.v1 import options_pb2
-from servicekit.access import access_of
 from servicekit.errors import Reason, ReasonStatus, reason_status
 
 _REASON_NAME = re.compile(r"\b[A-Z]+(?:_[A-Z]+)+\b")
@@ -185,7 +181,7 @@ def _possible_reasons(route: Route) -> set[errors_pb2.ErrorReason.ValueType]:
         Reason.ERROR_REASON_TOKEN_EXPIRED,
         Reason.ERROR_REASON_SCOPE_MISSING,
     }
-    if not _access(route.rpc).public:
+    if not route.access.public:
         found.add(Reason.ERROR_REASON_TOKEN_MISSING)
     if "tenant_id" in route.rpc.input_type.fields_by_name:
         found.add(Reason.ERROR_REASON_TENANT_MISMATCH)
@@ -193,19 +189,12 @@ def _possible_reasons(route: Route) -> set[errors_pb2.ErrorReason.ValueType]:
 
 
 def _security(route: Route) -> list[dict[str, list[str]]]:
-    access = _access(route.rpc)
+    access = route.access
     if route.face.oauth:
         return [{}, {_BASIC: []}]
     scopes = [scope for scope in (access.tenant_scope, access.internal_scope) if scope]
     ways = [{_BEARER: [scope]} for scope in scopes] or [{_BEARER: []}]
     return [{}, *ways] if access.public else ways
-
-
-def _access(rpc: MethodDescriptor) -> options_pb2.Access:
-    access = access_of(rpc)
-    if access is None:
-        raise ValueError(f"{rpc.full_name} does not say who may call it")
-    return access
 
 
 def _problem_schema() -> Schema:

@@ -15,6 +15,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 
 from messmail.options.v1 import options_pb2
+from servicekit.access import access_of
 from servicekit.errors import MessmailError, Reason
 
 DEFAULT_MAX_BODY_BYTES = 262_144
@@ -43,6 +44,14 @@ class Route:
     def safe(self) -> bool:
         """Whether the RPC has no side effects, so that HEAD may be answered by calling it."""
         return self.rpc.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS
+
+    @property
+    def access(self) -> options_pb2.Access:
+        """Who may call the RPC."""
+        access = access_of(self.rpc)
+        if access is None:
+            raise ValueError(f"{self.rpc.full_name} does not say who may call it")
+        return access
 
     @property
     def max_body_bytes(self) -> int:
