@@ -6,7 +6,6 @@ addresses in it, since the ledger holds none.
 
 import re
 from enum import StrEnum
-from typing import NamedTuple
 
 from send_engine.esp.port import Category, Outcome, Verdict
 
@@ -16,6 +15,7 @@ MAX_LINES = 128
 MAX_QUOTED = 512
 
 _CODES = {str(code).encode(): code for code in range(200, 600)}
+_ONE_LINE = {start + b" ": code for start, code in _CODES.items()}
 _ENHANCED = re.compile(rb"[245]\.\d{1,3}\.\d{1,3}(?=\s|$)")
 _ADDRESS = re.compile(r'(?:"[^"]*"|[^\s<>"]+)(?:@|%40)[^\s<>"]*', re.IGNORECASE)
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+")
@@ -36,11 +36,8 @@ class Phase(StrEnum):
     final_dot = "final dot"
 
 
-class Reply(NamedTuple):
-    """One reply: its code and its text, the lines of a longer one joined by line feeds."""
-
-    code: int
-    text: bytes
+# One reply: its code and its text, the lines of a longer one joined by line feeds. A bare tuple, for speed.
+Reply = tuple[int, bytes]
 
 
 class ReplyReader:
@@ -59,49 +56,55 @@ class ReplyReader:
 
     def feed(self, data: bytes) -> list[Reply]:
         """Returns the replies that are complete now; those before a broken line are still good."""
+        if not self._tail and not self._lines and len(data) <= MAX_LINE and data.endswith(b"\r\n"):
+            # Nearly always: some whole replies of one line each. A third of the time of the careful way.
+            lines = data[:-2].split(b"\r\n")
+            if data.count(b"\n") == len(lines):
+                try:
+                    return [(_ONE_LINE[line[:4]], line[4:]) for line in lines]
+                except KeyError:
+                    pass
+        return self._feed_carefully(data)
+
+    def _feed_carefully(self, data: bytes) -> list[Reply]:
         replies: list[Reply] = []
         if self.broken:
             return replies
-        lines = (self._tail + data if self._tail else data).split(b"\n")
+        lines = (self._tail + data).split(b"\n")
         self._tail = lines.pop()
         for line in lines:
             code = _CODES.get(line[:3])
             separator = line[3:4]
             if code is None or len(line) > MAX_LINE or separator not in b" -\r":
                 self.broken = "a reply line that is none"
-                return replies
-            if self._lines and code != self._code:
+            elif self._lines and code != self._code:
                 self.broken = "a reply of several codes"
+            elif len(self._lines) == MAX_LINES:
+                self.broken = "a reply of too many lines"
+            if self.broken or code is None:
                 return replies
-            if separator == b"-":
-                self._code = code
-                self._lines.append(line[4:].rstrip())
-                if len(self._lines) > MAX_LINES:
-                    self.broken = "a reply of too many lines"
-                    return replies
-            elif self._lines:
-                replies.append(Reply(code, b"\n".join((*self._lines, line[4:].rstrip()))))
+            self._lines.append(line[4:].rstrip())
+            self._code = code
+            if separator != b"-":
+                replies.append((code, b"\n".join(self._lines)))
                 self._lines = []
-            else:
-                replies.append(Reply(code, line[4:].rstrip()))
         if len(self._tail) > MAX_LINE:
             self.broken = "a reply line that is too long"
         return replies
 
 
-def classify(reply: Reply, phase: Phase) -> Outcome:
+def classify(code: int, text: bytes, phase: Phase) -> Outcome:
     """Returns what a final reply means for a mail: 2xx accepted, 4xx deferred, 5xx failed.
 
     Only for replies of these classes; anything else is for the caller to call a broken protocol.
     """
-    code = reply.code
-    match = _ENHANCED.match(reply.text)
+    match = _ENHANCED.match(text)
     enhanced = match.group().decode() if match else None
     if code < 300:
-        return Outcome(Verdict.accepted, code, enhanced, quote(reply.text))
+        return Outcome(Verdict.accepted, code, enhanced, quote(text))
     verdict = Verdict.deferred if code < 500 else Verdict.failed
     category = _category_of_enhanced(enhanced) if enhanced else None
-    return Outcome(verdict, code, enhanced, quote(reply.text), category or _category_of_code(code, phase))
+    return Outcome(verdict, code, enhanced, quote(text), category or _category_of_code(code, phase))
 
 
 def quote(text: bytes) -> str:

@@ -79,8 +79,8 @@ class _Dialogue:
     def is_quiet(self) -> bool:
         return not self._replies and self._wire.is_quiet
 
-    def on_reply(self, reply: Reply) -> None:
-        self._replies.append(reply)
+    def on_reply(self, code: int, text: bytes) -> None:
+        self._replies.append((code, text))
         self._wake()
 
     def on_drained(self) -> None:
@@ -101,9 +101,12 @@ async def open_session(
 
     `tls` replaces the system's trust store. Credentials are never sent in clear except over loopback.
     """
-    wire = await _connect(account, timeouts, tls)
+    wire = Wire()
+    # Listening before the connection is up: the greeting may come with it.
+    dialogue = _Dialogue(wire)
+    await _connect(wire, account, timeouts, tls)
     try:
-        extensions = await _prepare(wire, account, timeouts, hello_name, tls)
+        extensions = await _prepare(wire, dialogue, account, timeouts, hello_name, tls)
     except BaseException:
         wire.drop("not opened")
         raise
@@ -113,13 +116,13 @@ async def open_session(
     return Session(wire, extensions)
 
 
-async def _connect(account: SmtpAccount, timeouts: Timeouts, tls: ssl.SSLContext | None) -> Wire:
+async def _connect(wire: Wire, account: SmtpAccount, timeouts: Timeouts, tls: ssl.SSLContext | None) -> None:
     loop = asyncio.get_running_loop()
     context = (tls or ssl.create_default_context()) if account.implicit_tls else None
     try:
         async with asyncio.timeout(timeouts.connect):
-            _, wire = await loop.create_connection(
-                Wire,
+            await loop.create_connection(
+                lambda: wire,
                 account.host,
                 account.port,
                 ssl=context,
@@ -131,16 +134,19 @@ async def _connect(account: SmtpAccount, timeouts: Timeouts, tls: ssl.SSLContext
         raise refusal("no TLS: the handshake failed") from None
     except OSError:
         raise refusal("no connection") from None
-    return wire
 
 
 async def _prepare(
-    wire: Wire, account: SmtpAccount, timeouts: Timeouts, hello_name: str | None, tls: ssl.SSLContext | None
+    wire: Wire,
+    dialogue: _Dialogue,
+    account: SmtpAccount,
+    timeouts: Timeouts,
+    hello_name: str | None,
+    tls: ssl.SSLContext | None,
 ) -> Extensions:
-    dialogue = _Dialogue(wire)
-    greeting = await dialogue.reply(Phase.greeting, timeouts.greeting)
-    if greeting.code != 220:
-        raise refused_by(greeting, Phase.greeting)
+    code, text = await dialogue.reply(Phase.greeting, timeouts.greeting)
+    if code != 220:
+        raise refused_by(code, text, Phase.greeting)
     local = _is_loopback(wire)
     name = (hello_name or _address_literal(wire)).encode()
     extensions = await _hello(dialogue, name, timeouts)
@@ -157,19 +163,19 @@ async def _prepare(
 
 
 async def _hello(dialogue: _Dialogue, name: bytes, timeouts: Timeouts) -> Extensions:
-    reply = await dialogue.ask(b"EHLO " + name, Phase.hello, timeouts.mail)
-    if 200 <= reply.code < 300:
-        return _extensions(reply)
-    if reply.code in {500, 501, 502, 504}:
-        reply = await dialogue.ask(b"HELO " + name, Phase.hello, timeouts.mail)
-        if 200 <= reply.code < 300:
+    code, text = await dialogue.ask(b"EHLO " + name, Phase.hello, timeouts.mail)
+    if 200 <= code < 300:
+        return _extensions(text)
+    if code in {500, 501, 502, 504}:
+        code, text = await dialogue.ask(b"HELO " + name, Phase.hello, timeouts.mail)
+        if 200 <= code < 300:
             return Extensions()
-    raise refused_by(reply, Phase.hello)
+    raise refused_by(code, text, Phase.hello)
 
 
-def _extensions(reply: Reply) -> Extensions:
+def _extensions(text: bytes) -> Extensions:
     offered: dict[bytes, list[bytes]] = {}
-    for line in reply.text.upper().split(b"\n")[1:]:
+    for line in text.upper().split(b"\n")[1:]:
         # Old servers write AUTH=LOGIN.
         keyword, *parameters = line.replace(b"AUTH=", b"AUTH ").split() or [b""]
         offered.setdefault(keyword, []).extend(parameters)
@@ -195,9 +201,9 @@ async def _start_tls(
 ) -> None:
     if not extensions.starttls:
         raise refusal("TLS is required, and the server does not offer it", Category.policy)
-    reply = await dialogue.ask(b"STARTTLS", Phase.starttls, timeouts.mail)
-    if reply.code != 220:
-        raise refused_by(reply, Phase.starttls)
+    code, text = await dialogue.ask(b"STARTTLS", Phase.starttls, timeouts.mail)
+    if code != 220:
+        raise refused_by(code, text, Phase.starttls)
     if not dialogue.is_quiet:
         # Replies sent before the handshake would be taken for protected ones (CVE-2011-0411).
         raise refusal("the server spoke before TLS was up", Category.policy)
@@ -222,16 +228,16 @@ async def _authenticate(dialogue: _Dialogue, account: SmtpAccount, extensions: E
     user, password = (account.user or "").encode(), (account.password or "").encode()
     if b"PLAIN" in extensions.auth:
         token = base64.b64encode(b"\x00" + user + b"\x00" + password)
-        reply = await dialogue.ask(b"AUTH PLAIN " + token, Phase.auth, timeouts.mail)
+        code, text = await dialogue.ask(b"AUTH PLAIN " + token, Phase.auth, timeouts.mail)
     elif b"LOGIN" in extensions.auth:
-        reply = await dialogue.ask(b"AUTH LOGIN", Phase.auth, timeouts.mail)
+        code, text = await dialogue.ask(b"AUTH LOGIN", Phase.auth, timeouts.mail)
         for secret in (user, password):
-            if reply.code == 334:
-                reply = await dialogue.ask(base64.b64encode(secret), Phase.auth, timeouts.mail)
+            if code == 334:
+                code, text = await dialogue.ask(base64.b64encode(secret), Phase.auth, timeouts.mail)
     else:
         raise refusal("the server offers neither AUTH PLAIN nor AUTH LOGIN", Category.policy)
-    if reply.code != 235:
-        raise refused_by(reply, Phase.auth)
+    if code != 235:
+        raise refused_by(code, text, Phase.auth)
 
 
 def refusal(reason: str, category: Category = Category.network) -> SessionRefused:
@@ -239,12 +245,12 @@ def refusal(reason: str, category: Category = Category.network) -> SessionRefuse
     return SessionRefused(Outcome(Verdict.deferred, None, None, reason, category))
 
 
-def refused_by(reply: Reply, phase: Phase) -> SessionRefused:
+def refused_by(code: int, text: bytes, phase: Phase) -> SessionRefused:
     """Returns the error for a session the server declined. Even a 5xx only defers: it is about us, not about a mail."""
-    if reply.code < 400:
-        return refusal(f"the server answered {reply.code} to {phase}")
-    category = Category.network if reply.code == 421 else Category.policy
-    outcome = replace(classify(reply, phase), verdict=Verdict.deferred, category=category)
+    if code < 400:
+        return refusal(f"the server answered {code} to {phase}")
+    category = Category.network if code == 421 else Category.policy
+    outcome = replace(classify(code, text, phase), verdict=Verdict.deferred, category=category)
     if phase is Phase.auth:  # A careless server repeats what it was sent.
         outcome = replace(outcome, reply="the server refused the credentials")
     return SessionRefused(outcome)

@@ -12,19 +12,23 @@ import re
 
 from send_engine.esp.port import Category, ComposedMail, Outcome, Verdict
 from send_engine.esp.queue import MailQueue
-from send_engine.esp.replies import Phase, Reply, classify
+from send_engine.esp.replies import Phase, classify
 from send_engine.esp.session import Session
 from send_engine.esp.timeouts import Timeouts
 
 # Up to here a body and the next mail's commands are one write. A larger body goes alone, so that it is known whether
 # its dot has left; a small one counts as gone at once, which can only make a loss `unknown` instead of deferred.
 _ONE_WRITE = 16_384
-# How often a waiting session looks at its clock and at the caller's wish to stop.
+# A session looks at its clock and at the caller's wish to stop this often, or eight times in its shortest time limit.
 _GLANCE = 1.0
 _DOT = b".\r\n"
 _PATH = re.compile(
     r'(?:"(?:[^"\\\x00-\x1f\x7f\ud800-\udfff]|\\[\x20-\x7e])*"@)?[^\x00-\x20<>"\x7f\ud800-\udfff]+', re.ASCII
 )
+
+# Looking a member up in its enum costs as much as comparing it three times.
+_MAIL, _RCPT, _DATA, _FINAL_DOT = Phase.mail, Phase.rcpt, Phase.data, Phase.final_dot
+_LONE_DOT, _RSET = Phase.lone_dot, Phase.rset
 
 _UNSENT = Outcome(Verdict.unsent)
 _NO_SMTPUTF8 = Outcome(
@@ -50,16 +54,19 @@ class Transactions:
         self._was_idle = session.begun > 0
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[None] = self._loop.create_future()
-        self._phase = Phase.mail
+        self._phase = _MAIL
         self._current = -1
         self._ahead: int | None = None  # The mail whose commands are out behind the current body.
         self._refusal: Outcome | None = None  # What MAIL or RCPT was refused with, while later replies are due.
         self._parting: Outcome | None = None  # The 421 that ends the session.
         self._stopping = False
         self._dot_out = False
-        self._deadline = 0.0
-        self._bytes_left = 0
         self._answered = 0
+        self._steps = 0
+        self._progress = (-1, 0)
+        self._since = 0.0
+        shortest = min(timeouts.mail, timeouts.rcpt, timeouts.data, timeouts.block, timeouts.final_dot)
+        self._glance_seconds = min(_GLANCE, shortest / 8)
 
     async def run(self) -> int:
         """Returns how many mails the server answered for good. Afterwards no mail is held here.
@@ -79,30 +86,33 @@ class Transactions:
             raise
         return self._answered
 
-    def on_reply(self, reply: Reply) -> None:
+    def on_reply(self, code: int, text: bytes) -> None:
         """Takes the reply to whatever is the oldest command without one."""
-        if reply.code == 421:
-            self._parting = classify(reply, self._phase)
+        self._steps += 1
+        phase = self._phase
+        if code < 300 and self._pipelining and (phase is _MAIL or phase is _RCPT):
+            self._session.dirty = True
+            self._phase = _RCPT if phase is _MAIL else _DATA
+        elif code == 421:
+            self._parting = classify(code, text, phase)
             self._wire.drop("the server closes the session")
-            return
-        match self._phase:
-            case Phase.final_dot:
-                self._on_final_dot(reply)
-            case Phase.mail | Phase.rcpt:
-                self._on_envelope(reply)
-            case Phase.data:
-                self._on_data(reply)
-            case Phase.lone_dot:
-                self._session.dirty = False
-                self._conclude(self._refusal or classify(reply, Phase.lone_dot))
-            case _:
-                self._on_rset(reply)
+        elif phase is _DATA:
+            self._on_data(code, text)
+        elif phase is _FINAL_DOT:
+            self._on_final_dot(code, text)
+        elif phase is _LONE_DOT:
+            self._session.dirty = False
+            self._conclude(self._refusal or classify(code, text, phase))
+        elif phase is _RSET:
+            self._on_rset(code)
+        else:
+            self._on_envelope(code, text)
 
     def on_drained(self) -> None:
         """Learns that the body, its dot included, has left."""
-        if self._phase is Phase.final_dot:
+        if self._phase is _FINAL_DOT:
             self._dot_out = True
-            self._deadline = self._loop.time() + self._timeouts.final_dot
+            self._steps += 1
 
     def on_lost(self, reason: str) -> None:
         """Settles what was under way; a mail not begun goes back to the queue."""
@@ -110,12 +120,12 @@ class Transactions:
             self._queue.give_back(self._ahead)
             self._ahead = None
         loss = Outcome(Verdict.deferred, None, None, f"{reason}, before the answer to {self._phase}", Category.network)
-        untouched = self._phase is Phase.rset or (
+        untouched = self._phase is _RSET or (
             # The server may have closed the idle session before it saw the command.
-            self._phase is Phase.mail and self._was_idle and self._answered == 0
+            self._phase is _MAIL and self._was_idle and self._answered == 0
         )
         outcome: Outcome | None
-        if self._phase is Phase.final_dot and self._parting is None and self._dot_out:
+        if self._phase is _FINAL_DOT and self._parting is None and self._dot_out:
             outcome = Outcome(Verdict.unknown, None, None, loss.reply, Category.network)
         elif self._refusal is not None:
             outcome = self._refusal
@@ -129,64 +139,65 @@ class Transactions:
             self._queue.settle(self._current, outcome)
         self._finish()
 
-    def _on_envelope(self, reply: Reply) -> None:
+    def _on_envelope(self, code: int, text: bytes) -> None:
         """MAIL and RCPT: a refusal is kept until the replies to what was pipelined behind it are in."""
         phase = self._phase
-        if reply.code < 300:
+        if code < 300:
             self._session.dirty = True
-        elif reply.code >= 400:
-            self._refusal = self._refusal or classify(reply, phase)
+        elif code >= 400:
+            self._refusal = self._refusal or classify(code, text, phase)
         else:
-            self._wire.drop(f"the server answered {reply.code} to {phase}")
+            self._wire.drop(f"the server answered {code} to {phase}")
             return
         if not self._pipelining:
             if self._refusal is not None:
                 self._conclude(self._refusal)
                 return
             recipient = self._queue.mails[self._current].recipient
-            self._wire.write(f"RCPT TO:<{recipient}>\r\n".encode() if phase is Phase.mail else b"DATA\r\n")
-        if phase is Phase.mail:
-            self._expect(Phase.rcpt, self._timeouts.rcpt)
-        else:
-            self._expect(Phase.data, self._timeouts.data)
+            self._wire.write(f"RCPT TO:<{recipient}>\r\n".encode() if phase is _MAIL else b"DATA\r\n")
+        self._phase = _RCPT if phase is _MAIL else _DATA
 
-    def _on_data(self, reply: Reply) -> None:
-        if reply.code == 354:
+    def _on_data(self, code: int, text: bytes) -> None:
+        if code == 354 and self._wire.has_more:
+            self._wire.drop("the server answered a body it had not got")
+        elif code == 354:
             if self._refusal is not None:
                 # RFC 2920 3.1: the server waits for a body nobody will get, so it gets none.
                 self._wire.write(_DOT + self._commands_ahead())
-                self._expect(Phase.lone_dot, self._timeouts.final_dot)
+                self._phase = _LONE_DOT
             elif self._queue.abort():
                 self._stop()
             else:
                 self._write_body(self._queue.mails[self._current].data)
-        elif reply.code >= 400:
-            self._conclude(self._refusal or classify(reply, Phase.data))
+        elif code >= 400:
+            self._conclude(self._refusal or classify(code, text, _DATA))
         else:
-            self._wire.drop(f"the server answered {reply.code} to {Phase.data}")
+            self._wire.drop(f"the server answered {code} to {_DATA}")
 
-    def _on_final_dot(self, reply: Reply) -> None:
-        if 300 <= reply.code < 400:
-            self._wire.drop(f"the server answered {reply.code} to {Phase.final_dot}")
+    def _on_final_dot(self, code: int, text: bytes) -> None:
+        if not self._dot_out or 300 <= code < 400:
+            # A refusal in the middle of the body counts, but where the server is in the stream is anybody's guess.
+            self._parting = classify(code, text, _FINAL_DOT) if code >= 400 else None
+            self._wire.drop(f"the server answered {code} too early")
             return
         self._session.dirty = False
-        self._conclude(classify(reply, Phase.final_dot))
+        self._conclude(classify(code, text, _FINAL_DOT))
 
-    def _on_rset(self, reply: Reply) -> None:
-        if not 200 <= reply.code < 300:
-            self._wire.drop(f"the server answered {reply.code} to {Phase.rset}")
+    def _on_rset(self, code: int) -> None:
+        if not 200 <= code < 300:
+            self._wire.drop(f"the server answered {code} to {_RSET}")
             return
         self._session.dirty = False
         if not self._pipelining:
             self._wire.write(self._commands(self._queue.mails[self._current]))
-        self._expect(Phase.mail, self._timeouts.mail)
+        self._phase = _MAIL
 
     def _write_body(self, data: bytes) -> None:
         wire = self._wire
-        self._phase = Phase.final_dot
+        self._phase = _FINAL_DOT
         if len(data) <= _ONE_WRITE:
             self._dot_out = True
-            wire.write(data + _DOT + self._commands_ahead())
+            wire.write(b"".join((data, _DOT, self._commands_ahead())))
         else:
             self._dot_out = False
             wire.write(data + _DOT)
@@ -195,8 +206,6 @@ class Transactions:
                 ahead = self._commands_ahead()
                 if ahead:
                     wire.write(ahead)
-        self._bytes_left = len(data)
-        self._deadline = self._loop.time() + (self._timeouts.block if wire.paused else self._timeouts.final_dot)
 
     def _commands_ahead(self) -> bytes:
         """Draws the next mail, where the server pipelines, and returns its commands."""
@@ -223,7 +232,7 @@ class Transactions:
         self._refusal = None
         if self._ahead is not None:
             self._current, self._ahead = self._ahead, None
-            self._expect(Phase.mail, self._timeouts.mail)
+            self._phase = _MAIL
             return
         index = self._draw()
         if index is None:
@@ -232,10 +241,10 @@ class Transactions:
         self._current = index
         commands = self._commands(self._queue.mails[index])
         if self._session.dirty:
-            self._expect(Phase.rset, self._timeouts.mail)
+            self._phase = _RSET
             self._wire.write(b"RSET\r\n" + commands if self._pipelining else b"RSET\r\n")
         else:
-            self._expect(Phase.mail, self._timeouts.mail)
+            self._phase = _MAIL
             self._wire.write(commands)
 
     def _draw(self) -> int | None:
@@ -267,26 +276,37 @@ class Transactions:
             return _NO_PATH
         return None
 
-    def _expect(self, phase: Phase, seconds: float) -> None:
-        self._phase = phase
-        self._deadline = self._loop.time() + seconds
-
     def _glance(self) -> None:
-        """Looks at the clock and at the caller's wish, and comes back; cheaper than a timer per command."""
+        """Looks at the clock and at the caller's wish, and comes back: cheaper than a timer per command.
+
+        A phase is timed from the first glance that finds it, so it may last one glance longer than its limit.
+        """
         if self._done.done():
             return
         now = self._loop.time()
-        if self._wire.paused and self._phase is Phase.final_dot:
-            left = self._wire.transport.get_write_buffer_size()
-            if left < self._bytes_left:
-                self._bytes_left = left
-                self._deadline = now + self._timeouts.block
-        if now >= self._deadline:
+        progress = (self._steps, self._wire.transport.get_write_buffer_size() if self._wire.paused else 0)
+        if progress != self._progress:
+            self._progress = progress
+            self._since = now
+        if now - self._since >= self._limit_of_phase():
             self._wire.drop("time ran out")
-        elif self._phase is not Phase.final_dot and self._queue.abort():
+        elif self._phase is not _FINAL_DOT and self._queue.abort():
             self._stop()
         else:
-            self._loop.call_later(min(_GLANCE, self._deadline - now), self._glance)
+            self._loop.call_later(self._glance_seconds, self._glance)
+
+    def _limit_of_phase(self) -> float:
+        timeouts = self._timeouts
+        if self._wire.paused:
+            return timeouts.block
+        match self._phase:
+            case Phase.rcpt:
+                return timeouts.rcpt
+            case Phase.data:
+                return timeouts.data
+            case Phase.final_dot | Phase.lone_dot:
+                return timeouts.final_dot
+        return timeouts.mail
 
     def _stop(self) -> None:
         self._stopping = True

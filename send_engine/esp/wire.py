@@ -4,6 +4,8 @@ A plain asyncio.Protocol, because streams cost several times as much per mail.
 """
 
 import asyncio
+from collections.abc import Iterator
+from operator import length_hint
 from typing import Protocol, cast
 
 from send_engine.esp.replies import Reply, ReplyReader
@@ -12,7 +14,7 @@ from send_engine.esp.replies import Reply, ReplyReader
 class Listener(Protocol):
     """Whoever is talking over a wire at the moment."""
 
-    def on_reply(self, reply: Reply) -> None:
+    def on_reply(self, code: int, text: bytes) -> None:
         """Takes the next reply."""
 
     def on_drained(self) -> None:
@@ -32,6 +34,7 @@ class Wire(asyncio.Protocol):
         self.lost: str | None = None
         self.closed = asyncio.get_running_loop().create_future()
         self._reader = ReplyReader()
+        self._replies: Iterator[Reply] = iter(())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Is called by the event loop, and again by whoever has put TLS under this wire."""
@@ -42,15 +45,21 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Passes on each reply; what comes unasked ends the connection."""
-        for reply in self._reader.feed(data):
+        self._replies = iter(self._reader.feed(data))
+        for code, text in self._replies:
             if self.lost is not None:
                 return
             if self.listener is None:
                 self.drop("the server spoke unasked")
                 return
-            self.listener.on_reply(reply)
+            self.listener.on_reply(code, text)
         if self._reader.broken:
             self.drop(f"the server sent {self._reader.broken}")
+
+    @property
+    def has_more(self) -> bool:
+        """True while a listener is told of one reply and another came with it."""
+        return length_hint(self._replies) > 0
 
     @property
     def is_quiet(self) -> bool:
