@@ -1,7 +1,7 @@
 """What Send Engine's own tests run against: real PostgreSQL, Valkey, gRPC and SMTP, and a Member Center that obeys.
 
 Member Center is the other side of a contract, so here a server of that contract stands in whose people, refusals and
-silences a test decides. A test imports the fixtures it wants by name.
+silences a test decides. A test module imports both fixtures by name; each module has engines of its own.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import grpc
 import jwt
 import psycopg
 import pytest
+from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from local_stack.data_directory import DataDirectory
@@ -38,6 +39,7 @@ from servicekit.errors import MessmailError, Reason, to_grpc_status
 
 ISSUER = "http://issuer.example"
 PASSWORD = "of the app role"
+MASTER_KEY = Fernet.generate_key().decode()
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
@@ -98,9 +100,9 @@ class Ledgerbase:
         )
 
 
-@pytest.fixture(scope="session")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
-    """PostgreSQL and Valkey, once for each test worker."""
+@pytest.fixture(scope="module")
+def send_engine_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """PostgreSQL and Valkey."""
     data = DataDirectory(tmp_path_factory.mktemp("engines") / "data")
     with (
         running(Postgres.prepare(data), data.logs / "postgres.log") as postgres,
@@ -374,7 +376,7 @@ class Installation:
     def __init__(self, engines: Engines) -> None:
         self.engines = engines
         self.database = engines.database()
-        self.member_center = StandInMemberCenter()
+        self.member_center = StandInMemberCenter()  # type: ignore[abstract]
         self.sink = Sink()
         self.broker_url = engines.valkey.url
         self._server = wiring.start(wiring.ServiceSettings(**self.settings(), send_engine_listen="127.0.0.1:0"))
@@ -384,6 +386,7 @@ class Installation:
     def settings(self, **more: Any) -> dict[str, Any]:
         """Returns the settings that the processes share."""
         return {
+            "send_engine_master_keys": MASTER_KEY,
             "send_engine_database_url": self.database.app_url,
             "broker_url": self.broker_url,
             "public_base_url": ISSUER,
@@ -448,9 +451,9 @@ class Installation:
 
 
 @pytest.fixture
-def installation(engines: Engines) -> Iterator[Installation]:
+def send_engine(send_engine_engines: Engines) -> Iterator[Installation]:
     """A fresh Send Engine without workers."""
-    made = Installation(engines)
+    made = Installation(send_engine_engines)
     try:
         yield made
     finally:

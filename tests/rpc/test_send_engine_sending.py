@@ -6,59 +6,59 @@ import email
 import email.policy
 
 from messmail.send_engine.v1 import send_engine_pb2 as pb
-from tests.send_engine_fixtures import Installation, engines, installation, wait_until
+from tests.send_engine_fixtures import Installation, send_engine, send_engine_engines, wait_until
 
-__all__ = ["engines", "installation"]
+__all__ = ["send_engine", "send_engine_engines"]
 
 
-def test_every_confirmed_person_gets_one_mail_and_the_job_completes(installation: Installation) -> None:
-    newsletter = installation.member_center.newsletter(people=2345)
-    other = installation.member_center.newsletter(people=5)
-    with installation.worker():
-        job = installation.create(newsletter)
+def test_every_confirmed_person_gets_one_mail_and_the_job_completes(send_engine: Installation) -> None:
+    newsletter = send_engine.member_center.newsletter(people=2345)
+    other = send_engine.member_center.newsletter(people=5)
+    with send_engine.worker():
+        job = send_engine.create(newsletter)
         assert job.status == pb.SEND_JOB_STATUS_SCHEDULED
-        done = installation.wait(job)
+        done = send_engine.wait(job)
     assert done.counters.total == done.counters.sent == 2345
-    sent_to = installation.sink.recipients()
+    sent_to = send_engine.sink.recipients()
     assert sorted(sent_to) == sorted(person.address for person in newsletter.people.values())
     assert not {person.address for person in other.people.values()} & set(sent_to)
     assert done.started_at.ToNanoseconds() <= done.ended_at.ToNanoseconds()
 
 
-def test_a_mail_carries_the_persons_own_links_and_preferences(installation: Installation) -> None:
-    newsletter = installation.member_center.newsletter()
+def test_a_mail_carries_the_persons_own_links_and_preferences(send_engine: Installation) -> None:
+    newsletter = send_engine.member_center.newsletter()
     (person,) = newsletter.add(1, preferences='{"name": "Mei", "lang": "zh-TW"}')
-    with installation.worker():
-        installation.wait(installation.create(newsletter, body_text="Dear {{ preferences.name }}", template=True))
-    ((recipient, data),) = installation.sink.accepted
+    with send_engine.worker():
+        send_engine.wait(send_engine.create(newsletter, body_text="Dear {{ preferences.name }}", template=True))
+    ((recipient, data),) = send_engine.sink.accepted
     mail = email.message_from_bytes(data, policy=email.policy.default)
     assert recipient == person.address == mail["To"]
     assert person.subscription_id.hex in mail["List-Unsubscribe"]
     assert "Dear Mei" in mail.get_body().get_content()  # type: ignore[union-attr]
 
 
-def test_a_job_without_an_audience_completes_at_once(installation: Installation) -> None:
-    with installation.worker():
-        done = installation.wait(installation.create(installation.member_center.newsletter()))
+def test_a_job_without_an_audience_completes_at_once(send_engine: Installation) -> None:
+    with send_engine.worker():
+        done = send_engine.wait(send_engine.create(send_engine.member_center.newsletter()))
     assert done.counters == pb.SendJobCounters()
 
 
-def test_who_may_not_be_mailed_is_suppressed_with_the_reason(installation: Installation) -> None:
-    newsletter = installation.member_center.newsletter(people=10)
+def test_who_may_not_be_mailed_is_suppressed_with_the_reason(send_engine: Installation) -> None:
+    newsletter = send_engine.member_center.newsletter(people=10)
     leaver, *_ = newsletter.people.values()
     leaver.refusal = 1
-    with installation.worker():
-        job = installation.wait(installation.create(newsletter))
+    with send_engine.worker():
+        job = send_engine.wait(send_engine.create(newsletter))
     assert (job.counters.sent, job.counters.suppressed) == (9, 1)
-    assert leaver.address not in installation.sink.recipients()
-    states = {row[0]: row[1:3] for row in installation.database.deliveries(job.id)}
+    assert leaver.address not in send_engine.sink.recipients()
+    states = {row[0]: row[1:3] for row in send_engine.database.deliveries(job.id)}
     assert states[leaver.subscription_id] == ("suppressed", "unsubscribed")
 
 
-def test_confirmation_mails_are_sent_and_acknowledged(installation: Installation) -> None:
-    newsletter = installation.member_center.newsletter()
-    mail_id = installation.member_center.add_confirmation(newsletter, "mei@mail.example")
-    with installation.worker():
-        (result,) = wait_until(lambda: list(installation.member_center.confirmed), "the acknowledgement")
+def test_confirmation_mails_are_sent_and_acknowledged(send_engine: Installation) -> None:
+    newsletter = send_engine.member_center.newsletter()
+    mail_id = send_engine.member_center.add_confirmation(newsletter, "mei@mail.example")
+    with send_engine.worker():
+        (result,) = wait_until(lambda: list(send_engine.member_center.confirmed), "the acknowledgement")
     assert (result.mail_id, result.fence, result.outcome) == (mail_id, 1, 1)
-    assert installation.sink.recipients() == ["mei@mail.example"]
+    assert send_engine.sink.recipients() == ["mei@mail.example"]
