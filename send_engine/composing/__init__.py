@@ -8,7 +8,7 @@ from send_engine.composing.confirmation_mail import compose_confirmation
 from send_engine.composing.content import Content, ContentError, ListProfile, Recipient
 from send_engine.composing.headers import check_header_text
 from send_engine.composing.job_mail import JobComposer
-from send_engine.composing.templates import check_template
+from send_engine.composing.template_check import check_template
 
 __all__ = [
     "Content",

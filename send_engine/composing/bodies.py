@@ -18,12 +18,17 @@ EIGHT_BIT = b"8bit"
 QUOTED_PRINTABLE = b"quoted-printable"
 
 
-def wire_lines(field: str, text: str) -> bytes:
-    """Returns the text as UTF-8 with CRLF line ends, the last line ended too."""
+def encoded(field: str, text: str) -> bytes:
+    """Returns the text as UTF-8. Raises ContentError for half a surrogate pair, the one thing that has no UTF-8."""
     try:
-        lines = text.encode()
+        return text.encode()
     except UnicodeEncodeError:
         raise ContentError(field, "contains half of a surrogate pair, which is no character") from None
+
+
+def wire_lines(field: str, text: str) -> bytes:
+    """Returns the text as UTF-8 with CRLF line ends, the last line ended too."""
+    lines = encoded(field, text)
     lines = _LINE_END.sub(b"\r\n", lines) if b"\r" in lines else lines.replace(b"\n", b"\r\n")
     return lines if lines.endswith(b"\r\n") else lines + b"\r\n"
 

@@ -9,6 +9,7 @@ import html
 from collections.abc import Callable
 from datetime import datetime
 
+from send_engine.composing.bodies import encoded
 from send_engine.composing.content import Content, ContentError, ListProfile, Recipient
 from send_engine.composing.footer import html_footer, split_html, text_footer
 from send_engine.composing.headers import (
@@ -39,6 +40,8 @@ class JobComposer:
         if content.body_html is None and content.body_text is None:
             raise ContentError("body_text", "is missing, and so is body_html")
         check_header_text("subject", content.subject)
+        for field, text in sources(content):
+            encoded(field, text)
         self._profile = profile
         self._domain = ascii_domain("message_id_domain", message_id_domain)
         self._sender_needs_smtputf8 = not "".join(

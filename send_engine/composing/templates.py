@@ -1,8 +1,8 @@
 """Tenants' templates: checked once at create, rendered for each recipient (minijinja, bounded).
 
 Bounds: 256 KiB of source, fuel for the work, 1 MB of output. Since minijinja 3.1 fuel also pays for most memory, but
-not for lists within lists shown as text, and an allocation that fails there ends the process; so `check_template`
-also renders once in a limited child, `dry_render`. Filters and methods that fuel does not see are taken away.
+not for lists within lists shown as text, and an allocation that fails there ends the process; so
+`template_check` also renders once in a limited child. Filters and methods that fuel does not see are taken away.
 
 Names a template may use: `preferences`, `email`, `unsubscribe_url`, `preferences_url`, `list_name`. A missing
 preference renders empty.
@@ -15,8 +15,8 @@ from typing import Any
 
 from minijinja import Environment, TemplateError, safe
 
+from send_engine.composing.bodies import encoded
 from send_engine.composing.content import Content, ContentError, Recipient
-from send_engine.composing.headers import check_header_text
 
 NAMES = frozenset({"preferences", "email", "unsubscribe_url", "preferences_url", "list_name"})
 _BUILT_IN = frozenset({"range", "dict", "namespace", "cycler", "joiner"})
@@ -53,7 +53,7 @@ def compile_templates(fields: Mapping[str, str]) -> Environment:
     environment.remove_filter("tojson")
     environment.pycompat = False
     for field, source in fields.items():
-        if len(source.encode("utf-8", "replace")) > MAX_SOURCE:
+        if len(encoded(field, source)) > MAX_SOURCE:
             raise ContentError(field, f"is longer than {MAX_SOURCE // 1024} KiB, the most a template may have")
         try:
             environment.add_template(field, source)
@@ -66,25 +66,14 @@ def compile_templates(fields: Mapping[str, str]) -> Environment:
     return environment
 
 
-def check_template(content: Content) -> None:
-    """Raises ContentError, with field and line, for a template that cannot be rendered or asks for too much.
-
-    Starts a child process for a moment; call it when a job is created, never per recipient.
-    """
-    from send_engine.composing.dry_render import render_in_child
-
-    check_header_text("subject", content.subject)
-    fields = dict(sources(content))
-    compile_templates(fields)
-    render_in_child(fields)
-
-
 def render(environment: Environment, field: str, names: Mapping[str, Any]) -> str:
     """Returns the rendered field. Raises ContentError; one recipient's values may fail where others' do not."""
     try:
         rendered = environment.render_template(field, **names)
     except TemplateError as error:
         raise _as_content_error(field, error) from None
+    except Exception:  # What a value's own methods raise comes through as it is.
+        raise ContentError(field, "cannot be rendered") from None
     if len(rendered) > MAX_OUTPUT:
         raise ContentError(field, f"renders to more than {MAX_OUTPUT} characters")
     return rendered
