@@ -28,8 +28,11 @@ HEALTH_SECONDS = 2.0
 # gRPC refuses metadata above 8 KiB now and then; our own tokens have less than 1 KiB.
 MAX_AUTHORIZATION = 4096
 MAX_USER_AGENT_BYTES = 500
+_FETCH_SECONDS = 3.0
+_RETRY_SECONDS = 1.0
 _RENEW_SECONDS = 60.0
 _KEEP_SECONDS = 5.0
+_LONG_AGO = float("-inf")
 _BAD_TOKEN = {Reason.ERROR_REASON_TOKEN_INVALID, Reason.ERROR_REASON_TOKEN_EXPIRED}
 _CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
@@ -51,23 +54,30 @@ def open_channel(address: str) -> grpc.aio.Channel:
 
 
 class GatewayToken:
-    """The gateway's own access token: renewed before it expires, fetched by one call for all who wait."""
+    """The gateway's own access token, fetched once for all who wait, and renewed in the background before it expires.
+
+    After a failure it is asked for again only a moment later, so that a Member Center which hangs delays few calls.
+    """
 
     def __init__(self, member_center: grpc.aio.Channel, client_id: str, client_secret: str) -> None:
         self._stub = member_center_pb2_grpc.MemberCenterStub(member_center)
         self._request = member_center_pb2.IssueTokenRequest(
             grant_type="client_credentials", client_id=client_id, client_secret=client_secret
         )
-        self._lock = asyncio.Lock()
         self._token = ""
-        self._fetched_at = self._renew_at = float("-inf")
+        self._fetched_at = self._fetch_at = self._expires_at = _LONG_AGO
+        self._fetching: asyncio.Task[None] | None = None
+        self._failure = _unidentified()
 
     async def current(self) -> str:
-        """Returns a token that is good for a while; raises what the token endpoint answers."""
-        if time.monotonic() >= self._renew_at:
-            async with self._lock:
-                if time.monotonic() >= self._renew_at:
-                    await self._fetch()
+        """Returns a token that is still good; raises what the token endpoint answered when there is none."""
+        if time.monotonic() >= self._fetch_at and (self._fetching is None or self._fetching.done()):
+            self._fetching = asyncio.create_task(self._fetch())
+        if time.monotonic() >= self._expires_at:
+            if self._fetching is not None:
+                await asyncio.shield(self._fetching)
+            if time.monotonic() >= self._expires_at:
+                raise self._failure
         return self._token
 
     def replace(self, token: str) -> bool:
@@ -78,17 +88,20 @@ class GatewayToken:
         if token == self._token:
             if time.monotonic() - self._fetched_at < _KEEP_SECONDS:
                 return False
-            self._renew_at = float("-inf")
+            self._fetch_at = self._expires_at = _LONG_AGO
         return True
 
     async def _fetch(self) -> None:
         try:
-            answer = await self._stub.IssueToken(self._request, timeout=CALL_SECONDS)
+            answer = await self._stub.IssueToken(self._request, timeout=_FETCH_SECONDS)
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            self._failure = from_rpc_error(error)
+            self._fetch_at = time.monotonic() + _RETRY_SECONDS
+            return
         self._token = answer.access_token
         self._fetched_at = time.monotonic()
-        self._renew_at = self._fetched_at + max(1.0, answer.expires_in - _RENEW_SECONDS)
+        self._expires_at = self._fetched_at + answer.expires_in
+        self._fetch_at = self._expires_at - min(_RENEW_SECONDS, answer.expires_in / 2)
 
 
 class Backend:

@@ -1,16 +1,28 @@
 """What one connection may cost before there is a request: seconds and bytes for the head.
 
-uvicorn bounds neither. The seconds and bytes of a body are bounded where it is read (exchange).
+uvicorn bounds neither. The seconds and bytes of a body are bounded where it is read (exchange). Offers to change the
+protocol are not heard.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_SECONDS = 12.0
 MAX_HEAD_BYTES = 32 * 1024
+_UPGRADE = re.compile(rb"(\r\n)(upgrade[ \t]*:)", re.IGNORECASE)
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Hides an offer to change the protocol, which a server may ignore (RFC 9110 section 7.8).
+
+    The parser takes it for accepted and drops the body. Java's HttpClient makes the offer by default, with every POST.
+    """
+    head, blank_line, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(rb"\1x-\2", head) + blank_line + rest
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -30,6 +42,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        between_requests = self.cycle is None or not self.cycle.more_body
+        super().data_received(_without_upgrade(data) if between_requests else data)
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_bytes = 0
@@ -46,6 +62,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._stop_timer()
+        if self.parser.should_upgrade():
+            # Only a header that was cut in two gets here. Its body would be lost in silence.
+            raise ValueError("the request asks for another protocol")
         super().on_headers_complete()
 
     def _count(self, octets: int) -> None:

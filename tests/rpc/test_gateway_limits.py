@@ -107,6 +107,15 @@ def test_a_request_that_two_servers_could_read_differently_gets_one_refusal(
     assert b"connection: close" in answer.lower() or status(answer) == 404
 
 
+@pytest.mark.parametrize("upgrade", [b"Upgrade: h2c", b"uPGRADE:websocket", b"X: y"])
+def test_an_offer_to_change_the_protocol_loses_no_body(gateway: GatewayUnderTest, upgrade: bytes) -> None:
+    body = b'{"list_id": "%s", "email": "a@example.com"}' % LIST.encode()
+    head = SUBSCRIBE + b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\n" + upgrade
+    head += b"\r\nContent-Length: %d\r\n\r\n" % len(body)
+    assert status(exchange(gateway, head + body)) == 200
+    assert status(exchange(gateway, head, body)) == 200
+
+
 @pytest.mark.slow
 def test_whoever_sends_too_slowly_is_cut_off_within_15_seconds(gateway: GatewayUnderTest) -> None:
     unfinished_head = SUBSCRIBE

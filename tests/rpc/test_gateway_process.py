@@ -79,6 +79,14 @@ def test_a_service_that_is_down_is_a_503_with_the_time_to_wait(gateway: GatewayU
     assert (answer.status, answer.json["reason"], answer.headers["retry-after"]) == (503, "UNAVAILABLE", "1")
 
 
+def test_without_its_own_token_the_gateway_serves_only_who_is_known_by_another(gateway: GatewayUnderTest) -> None:
+    gateway.services[0].stop(0)
+    token = access_token("newsletter:send.read")
+    known = gateway.call("GET", f"/api/send-jobs/{JOB}", Authorization=f"Bearer {token}")
+    assert (known.status, gateway.seen.callers[-1].ip) == (200, "127.0.0.1")
+    assert subscribe(gateway) == 503
+
+
 def test_one_gateway_may_serve_one_service(log: Path) -> None:
     with running_gateway(log, GATEWAY_SERVICES="send-engine") as gateway:
         assert gateway.call("GET", "/newsletter/preferences").status == 404
