@@ -1,0 +1,23 @@
+"""Member Center: who wants which list.
+
+oauth          clients, their secrets and their access tokens
+signing_keys   the keys that sign access tokens, and the key set that verifies them
+tenants        the customers of the installation
+lists          what people subscribe to
+consent        the rules: how a subscription changes, and when it does not
+subscriptions  asking, confirming and ending, each with its line in the consent log
+preferences    what a confirmed person prefers
+imports        members that a tenant brings along
+links          sealed links: what they carry and allow
+link_keys      the keys that seal them
+outbox         confirmation mails that wait for Send Engine
+audience       who may be mailed, page by page and at the moment of sending
+limits         how much is allowed
+snapshot       values that are read again every few seconds
+records        what the nouns speak of
+servicers/     the contract's three services, mapped onto the nouns
+storage/       tables, statements, revisions
+wiring         settings, and the process that serves all this
+
+Member Center calls no other service.
+"""

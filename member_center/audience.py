@@ -1,0 +1,66 @@
+"""The audience: who is confirmed, page by page for planning, and group by group at the moment of sending."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from member_center.links import Links
+from member_center.lists import Lists
+from member_center.records import AudienceMember, Authorization, AuthorizedRecipient, Link, Purpose, Recipient, Status
+from member_center.storage import audience as audience_store
+from servicekit.database import Database
+
+PREFERENCES_LINK_LIFE = timedelta(days=365)
+
+
+class Audience:
+    """The audience of one installation's lists."""
+
+    def __init__(self, database: Database, lists: Lists, links: Links) -> None:
+        self._database = database
+        self._lists = lists
+        self._links = links
+
+    def page(
+        self, tenant_id: UUID, list_id: UUID, as_of: datetime | None, after: UUID | None, page_size: int
+    ) -> tuple[datetime, list[AudienceMember], bool]:
+        """Returns the time that the page is as of, the members, and whether there may be more.
+
+        Raises LIST_NOT_FOUND.
+        """
+        self._lists.get(list_id, tenant_id)
+        with self._database.tenant(tenant_id) as connection:
+            as_of = audience_store.read_now(connection) if as_of is None else as_of
+            found = audience_store.read_confirmed(connection, tenant_id, list_id, as_of, after, page_size + 1)
+        return as_of, found[:page_size], len(found) > page_size
+
+    def authorize(self, tenant_id: UUID, list_id: UUID, ids: Sequence[UUID]) -> Authorization:
+        """Tells who of a group may be mailed now, with fresh links, read in one snapshot not earlier than read_at."""
+        with self._database.tenant(tenant_id) as connection:
+            read_at, found = audience_store.read_recipients(connection, tenant_id, list_id, ids)
+        preferences_until = read_at + PREFERENCES_LINK_LIFE
+        authorized = tuple(
+            self._authorized(tenant_id, list_id, recipient, preferences_until)
+            for recipient in found
+            if recipient.status is Status.CONFIRMED
+        )
+        states = {recipient.subscription_id: recipient.status for recipient in found}
+        refused = tuple((each, states.get(each)) for each in ids if states.get(each) is not Status.CONFIRMED)
+        return Authorization(read_at, authorized, refused)
+
+    def _authorized(
+        self, tenant_id: UUID, list_id: UUID, recipient: Recipient, preferences_until: datetime
+    ) -> AuthorizedRecipient:
+        one_click = Link(Purpose.ONE_CLICK, tenant_id, list_id, recipient.subscription_id)
+        preferences = Link(
+            Purpose.PREFERENCES, tenant_id, list_id, recipient.subscription_id, expires_at=preferences_until
+        )
+        return AuthorizedRecipient(
+            recipient.subscription_id,
+            recipient.address,
+            recipient.preferences_json,
+            self._links.one_click_url(one_click),
+            self._links.preferences_url(preferences),
+        )

@@ -1,0 +1,87 @@
+"""Imports: members that a tenant brings along, page by page. Nobody who decided for themselves is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from member_center import consent
+from member_center.lists import Lists
+from member_center.records import Evidence, Imported, ImportRow, NewsletterList, Preferences, Subscription, Through
+from member_center.storage import outbox as outbox_store
+from member_center.storage import subscriptions as subscription_store
+from servicekit.addresses import AddressError, EmailAddress, parse_address
+from servicekit.database import Database
+
+
+class Imports:
+    """Imports into the lists of one installation."""
+
+    def __init__(self, database: Database, lists: Lists) -> None:
+        self._database = database
+        self._lists = lists
+
+    def import_page(
+        self, tenant_id: UUID, list_id: UUID, rows: Sequence[ImportRow], *, proven: bool, evidence: Evidence
+    ) -> Imported:
+        """Imports the rows that can be read, in one transaction; raises LIST_NOT_FOUND.
+
+        Where the consent is not proven, each person is sent a confirmation mail.
+        """
+        found = self._lists.get(list_id, tenant_id)
+        readable, rejected = _read(rows)
+        with self._database.tenant(found.tenant_id) as connection:
+            now, known = subscription_store.lock_by_addresses(connection, found.tenant_id, found.id, list(readable))
+            new, changed = _admit_all(found, readable, known, proven, now)
+            added = set(subscription_store.add(connection, new)) if new else set()
+            subscription_store.replace(connection, changed)
+            # Who is not among the added subscribed in the meantime.
+            stored = [subscription for subscription in new if subscription.id in added] + changed
+            subscription_store.log(
+                connection,
+                [(subscription, consent.status_at(subscription, now)) for subscription in stored],
+                through=Through.IMPORT,
+                at=now,
+                evidence=evidence,
+                text_version=consent.TEXT_VERSION,
+            )
+            if not proven:
+                outbox_store.queue(connection, stored, now)
+        return Imported(len(stored), len(rows) - len(stored) - len(rejected), tuple(rejected))
+
+
+def _read(rows: Sequence[ImportRow]) -> tuple[dict[str, tuple[EmailAddress, Preferences]], list[tuple[int, str]]]:
+    readable: dict[str, tuple[EmailAddress, Preferences]] = {}
+    rejected = []
+    for index, row in enumerate(rows):
+        try:
+            address = parse_address(row.email)
+        except AddressError as error:
+            rejected.append((index, f"email: {error.problem}"))
+            continue
+        if row.problem:
+            rejected.append((index, f"preferences: {row.problem}"))
+            continue
+        readable.setdefault(address.key, (address, row.preferences))
+    return readable, rejected
+
+
+def _admit_all(
+    found: NewsletterList,
+    readable: dict[str, tuple[EmailAddress, Preferences]],
+    known: dict[str, Subscription],
+    proven: bool,
+    now: datetime,
+) -> tuple[list[Subscription], list[Subscription]]:
+    """Returns the subscriptions that are new, and those that there were and that change."""
+    new, changed = [], []
+    for key, (address, preferences) in sorted(readable.items(), key=lambda item: item[0]):
+        before = known.get(key)
+        subscription = before or Subscription(found.tenant_id, found.id, uuid4(), key, address.address)
+        after = consent.admit(subscription, preferences, proven=proven, now=now)
+        if before is None:
+            new.append(after)
+        elif after != before:
+            changed.append(after)
+    return new, changed

@@ -1,0 +1,127 @@
+"""Lists: what people subscribe to, and whose mails are sent under a From of the tenant's."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from member_center.pages import Page, page_of, read_page_token
+from member_center.records import ListProfile, NewsletterList
+from member_center.storage import lists as list_store
+from member_center.tenants import check_tenant
+from member_center.texts import check_plain_text
+from servicekit.addresses import AddressError, parse_address, parse_mailbox
+from servicekit.database import Database
+from servicekit.errors import MessmailError, Reason, invalid_field
+
+DEFAULT_LANGUAGE = "zh-TW"
+LANGUAGES = (DEFAULT_LANGUAGE, "en")
+# A list is read again after this long, so that its limits are in force everywhere soon.
+REFRESH_SECONDS = 2.0
+_KEPT = 10_000
+_NAME_SPECIALS = frozenset('"\\()[]:;@<>')
+
+
+@dataclass(frozen=True, slots=True)
+class NewList:
+    """A list as an operator asks for it. sender is its From: a name and an address, or an address."""
+
+    name: str
+    sender: str
+    reply_to: str = ""
+    envelope_sender: str = ""
+    language: str = ""
+
+
+class Lists:
+    """The lists of one installation. Those asked for lately are kept for REFRESH_SECONDS."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._kept: OrderedDict[UUID, tuple[float, NewsletterList]] = OrderedDict()
+
+    def create(self, tenant_id: UUID, wanted: NewList) -> UUID:
+        """Makes a list and returns its id; raises INVALID_FIELD or TENANT_NOT_FOUND."""
+        profile = _read_profile(wanted)
+        list_id = uuid4()
+        with self._database.tenant(tenant_id) as connection:
+            check_tenant(connection, tenant_id)
+            list_store.add_list(connection, tenant_id, list_id, profile)
+        return list_id
+
+    def page(self, tenant_id: UUID, page_token: str, page_size: int) -> Page[NewsletterList]:
+        """Returns a page of the tenant's lists, oldest first; raises TENANT_NOT_FOUND."""
+        after = read_page_token(page_token)
+        with self._database.tenant(tenant_id) as connection:
+            check_tenant(connection, tenant_id)
+            found = list_store.read_lists(connection, tenant_id, after, page_size + 1)
+        return page_of(found, page_size, lambda newsletter_list: (newsletter_list.created_at, newsletter_list.id))
+
+    def get(self, list_id: UUID, tenant_id: UUID | None = None) -> NewsletterList:
+        """Returns a list; raises LIST_NOT_FOUND, also when it is another tenant's than the one named."""
+        found = self.find(list_id, tenant_id)
+        if found is None:
+            raise list_not_found()
+        return found
+
+    def find(self, list_id: UUID, tenant_id: UUID | None = None) -> NewsletterList | None:
+        """Returns a list; None when there is none, or when it is another tenant's than the one named."""
+        kept = self._kept.get(list_id)
+        found = kept[1] if kept is not None and kept[0] > time.monotonic() else self._read(list_id)
+        if found is None or (tenant_id is not None and found.tenant_id != tenant_id):
+            return None
+        return found
+
+    def _read(self, list_id: UUID) -> NewsletterList | None:
+        with self._database.directory() as connection:
+            owner = list_store.tenant_of_list(connection, list_id)
+        if owner is None:
+            return None
+        with self._database.tenant(owner) as connection:
+            found = list_store.read_list(connection, owner, list_id)
+        if found is not None:
+            self._kept[list_id] = (time.monotonic() + REFRESH_SECONDS, found)
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return found
+
+
+def list_not_found() -> MessmailError:
+    """Makes the error for a list that is not there, or not the caller's."""
+    return MessmailError(Reason.ERROR_REASON_LIST_NOT_FOUND, "list_id: there is no such list")
+
+
+def sender_of(profile: ListProfile) -> str:
+    """Writes the From of a list as an operator would type it."""
+    name, address = profile.from_name, profile.from_address
+    if not name:
+        return address
+    if not _NAME_SPECIALS.isdisjoint(name):
+        name = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"{name} <{address}>"
+
+
+def _read_profile(wanted: NewList) -> ListProfile:
+    check_plain_text("name", wanted.name)
+    check_plain_text("from", wanted.sender)
+    try:
+        sender = parse_mailbox(wanted.sender)
+    except AddressError as error:
+        raise invalid_field("from", f'{error.problem}; write it as "Name <address>"') from None
+    return ListProfile(
+        name=wanted.name,
+        from_name=sender.name,
+        from_address=sender.address.address,
+        reply_to=_address("reply_to", wanted.reply_to),
+        envelope_sender=_address("envelope_sender", wanted.envelope_sender),
+        language=wanted.language or DEFAULT_LANGUAGE,
+    )
+
+
+def _address(field: str, text: str) -> str:
+    try:
+        return parse_address(text).address if text else ""
+    except AddressError as error:
+        raise invalid_field(field, error.problem) from None

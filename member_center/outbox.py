@@ -1,0 +1,105 @@
+"""The outbox: confirmation mails that wait for Send Engine, which leases, sends and acknowledges them.
+
+A mail is queued in the transaction that asked for the subscription. What lapses is leased again, so it may be sent
+twice; what is no longer pending is never sent, nor is what would be too much for one address in a day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from itertools import groupby
+from uuid import UUID
+
+from member_center import consent
+from member_center.limits import Limiter
+from member_center.links import Links
+from member_center.lists import Lists
+from member_center.records import ConfirmationMail, Lease, Link, MailOutcome, MailResult, Purpose, WaitingMail
+from member_center.storage import outbox as outbox_store
+from member_center.subscriptions import language_of
+from servicekit.database import Database
+
+FIRST_WAIT = timedelta(seconds=30)
+GIVE_UP = timedelta(hours=24)
+
+
+class Outbox:
+    """The outbox of one installation."""
+
+    def __init__(self, database: Database, lists: Lists, links: Links, limiter: Limiter) -> None:
+        self._database = database
+        self._lists = lists
+        self._links = links
+        self._limiter = limiter
+
+    def lease(self, page_size: int, seconds: int) -> tuple[list[ConfirmationMail], bool]:
+        """Leases due mails, tenants in turn, and tells whether there may be more.
+
+        While mails cannot be counted none is leased. Those not sent are closed here.
+        """
+        with self._database.dispatch() as connection:
+            tenants = outbox_store.read_due_tenants(connection, page_size)
+        if not tenants or not self._limiter.is_answering():
+            return [], False
+        share = -(-page_size // len(tenants))
+        with self._database.dispatch() as connection:
+            leases = outbox_store.lease(connection, tenants, share, page_size, seconds)
+        held_by_tenant = _by_tenant(leases)
+        waiting = [mail for tenant_id, held in held_by_tenant for mail in self._read_pending(tenant_id, held)]
+        allowed = self._limiter.count_mails([(mail.subscription.address_key, mail.lease.mail_id) for mail in waiting])
+        if allowed is None:
+            return [], False
+        self._close([mail.lease for mail, may_go in zip(waiting, allowed, strict=True) if not may_go])
+        mails = [self._made(mail) for mail, may_go in zip(waiting, allowed, strict=True) if may_go]
+        return mails, any(len(held) == share for _, held in held_by_tenant)
+
+    def acknowledge(self, results: Sequence[MailResult]) -> int:
+        """Records results whose lease is still held, and returns how many; the others change nothing."""
+        recorded = 0
+        for tenant_id, held in _by_tenant([result.lease for result in results]):
+            with self._database.tenant(tenant_id) as connection:
+                mine = [result for result in results if result.lease in held]
+                recorded += outbox_store.record(connection, tenant_id, mine, FIRST_WAIT, GIVE_UP)
+        return recorded
+
+    def _read_pending(self, tenant_id: UUID, held: Sequence[Lease]) -> list[WaitingMail]:
+        with self._database.tenant(tenant_id) as connection:
+            waiting = outbox_store.read_waiting(connection, tenant_id, held)
+            over = [
+                MailResult(mail.lease, MailOutcome.SKIPPED)
+                for mail in waiting
+                if not consent.is_pending(mail.subscription, mail.read_at)
+            ]
+            outbox_store.record(connection, tenant_id, over, FIRST_WAIT, GIVE_UP)
+        skipped = {result.lease.mail_id for result in over}
+        return [mail for mail in waiting if mail.lease.mail_id not in skipped]
+
+    def _close(self, capped: Sequence[Lease]) -> None:
+        self.acknowledge([MailResult(lease, MailOutcome.CAPPED) for lease in capped])
+
+    def _made(self, mail: WaitingMail) -> ConfirmationMail:
+        subscription = mail.subscription
+        newsletter_list = self._lists.get(subscription.list_id, subscription.tenant_id)
+        link = Link(
+            Purpose.CONFIRM_MAIL,
+            subscription.tenant_id,
+            subscription.list_id,
+            subscription.id,
+            subscription.generation,
+            subscription.pending.expires_at if subscription.pending else None,
+        )
+        return ConfirmationMail(
+            lease=mail.lease,
+            newsletter_list=newsletter_list,
+            address=subscription.address,
+            language=language_of(subscription, newsletter_list),
+            confirm_url=self._links.confirm_url(link),
+        )
+
+
+def _by_tenant(leases: Sequence[Lease]) -> list[tuple[UUID, list[Lease]]]:
+    def tenant_of(lease: Lease) -> UUID:
+        return lease.tenant_id
+
+    return [(tenant_id, list(held)) for tenant_id, held in groupby(sorted(leases, key=tenant_of), key=tenant_of)]

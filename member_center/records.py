@@ -1,0 +1,309 @@
+"""What the nouns of Member Center speak of. Records hold what was read or decided, and do nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum, StrEnum
+from typing import Any, TypeAlias
+from uuid import UUID
+
+# The tenant that internal clients, keys and the installation's limits belong to.
+OPERATOR = UUID(int=0)
+
+Preferences: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A customer of the installation."""
+
+    tenant_id: UUID
+    name: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is allowed; None where nothing was set."""
+
+    subscribes_per_address_per_hour: int | None = None
+    subscribes_per_list_per_minute: int | None = None
+    confirmation_mails_per_address_per_day: int | None = None
+    anonymous_calls_per_ip_per_minute: int | None = None
+    calls_per_client_per_minute: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListProfile:
+    """What the mails of a list need. reply_to and envelope_sender are empty where the From address stands in."""
+
+    name: str
+    from_name: str
+    from_address: str
+    reply_to: str
+    envelope_sender: str
+    language: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewsletterList:
+    """A list of a tenant that people subscribe to. Its limits are those set for it alone."""
+
+    tenant_id: UUID
+    id: UUID
+    profile: ListProfile
+    created_at: datetime
+    limits: Limits = field(default_factory=Limits)
+
+
+class Usage(StrEnum):
+    """What an OAuth client is for."""
+
+    TENANT_API = "tenant_api"
+    WEBHOOK_OUTBOUND = "webhook_outbound"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """An OAuth client. While a secret rotates, the one before works too."""
+
+    tenant_id: UUID
+    id: UUID
+    usage: Usage
+    scopes: tuple[str, ...]
+    secret_hash: bytes = field(repr=False)
+    previous_secret_hash: bytes | None = field(repr=False)
+    disabled_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewClient:
+    """A client just made, or with a new secret: the only time that the secret can be seen."""
+
+    id: UUID
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """An access token just issued."""
+
+    token: str = field(repr=False)
+    expires_in: int
+    scopes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A key as it is stored. id is a kid or a key id, purpose is empty for a signing key."""
+
+    id: bytes
+    purpose: str
+    encrypted_key: bytes = field(repr=False)
+    created_at: datetime
+
+
+class Purpose(Enum):
+    """What a sealed link is for; the number is part of the link."""
+
+    CONFIRM_API = 1
+    CONFIRM_MAIL = 2
+    UNSUBSCRIBE = 3
+    ONE_CLICK = 4
+    PREFERENCES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What a sealed link carries. Generation 0 and no expiry: the link does not depend on them."""
+
+    purpose: Purpose
+    tenant_id: UUID
+    list_id: UUID
+    subscription_id: UUID
+    generation: int = 0
+    expires_at: datetime | None = None
+
+
+class Standing(StrEnum):
+    """What holds for a subscription when nothing is pending."""
+
+    UNCONFIRMED = "unconfirmed"
+    CONFIRMED = "confirmed"
+    UNSUBSCRIBED = "unsubscribed"
+    BOUNCED = "bounced"
+    COMPLAINED = "complained"
+
+
+class Status(StrEnum):
+    """The state of a subscription, as the contract tells it."""
+
+    PENDING = "pending"
+    CONFIRMED = "confirmed"
+    UNSUBSCRIBED = "unsubscribed"
+    BOUNCED = "bounced"
+    COMPLAINED = "complained"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Somebody asked, and the person has not confirmed yet. Preferences None: none were sent."""
+
+    since: datetime
+    expires_at: datetime
+    preferences: Preferences | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """The consent of one person to one list. What is pending lies over the standing until it expires."""
+
+    tenant_id: UUID
+    list_id: UUID
+    id: UUID
+    address_key: str = field(repr=False)
+    address: str = field(repr=False)
+    standing: Standing = Standing.UNCONFIRMED
+    generation: int = 0
+    preferences: Preferences = field(default_factory=dict, repr=False)
+    confirmed_at: datetime | None = None
+    pending: Pending | None = None
+
+
+class Through(StrEnum):
+    """The way by which a change of consent came."""
+
+    SUBSCRIBE = "subscribe"
+    CONFIRM_TOKEN = "confirm_token"
+    MAILED_LINK = "mailed_link"
+    UNSUBSCRIBE_TOKEN = "unsubscribe_token"
+    ONE_CLICK = "one_click"
+    IMPORT = "import"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Who acted, as far as it is known, kept with the change. client_id is that of the site that made the call."""
+
+    client_id: UUID | None = None
+    ip: str = field(default="", repr=False)
+    user_agent: str = field(default="", repr=False)
+    source_url: str = field(default="", repr=False)
+    text: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a link's page or a caller is told: a state, and the list it belongs to."""
+
+    status: Status
+    list_id: UUID
+    list_name: str
+    language: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A confirmation mail taken for a while. A result with another fence changes nothing."""
+
+    tenant_id: UUID
+    mail_id: UUID
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingMail:
+    """A leased confirmation mail with the subscription it belongs to, and the time at which that was read."""
+
+    lease: Lease
+    subscription: Subscription
+    read_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmationMail:
+    """A confirmation mail to be sent."""
+
+    lease: Lease
+    newsletter_list: NewsletterList
+    address: str = field(repr=False)
+    language: str
+    confirm_url: str = field(repr=False)
+
+
+class MailOutcome(StrEnum):
+    """How a confirmation mail ended: sent or failed at the ESP, skipped or capped before it left."""
+
+    SENT = "sent"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CAPPED = "capped"
+
+
+@dataclass(frozen=True, slots=True)
+class MailResult:
+    """What became of a leased mail. No outcome: deferred."""
+
+    lease: Lease
+    outcome: MailOutcome | None
+    reply: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AudienceMember:
+    """A confirmed subscription, with no more than planning needs."""
+
+    subscription_id: UUID
+    recipient_domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """A subscription at the moment of sending; preferences are the text of a JSON object."""
+
+    subscription_id: UUID
+    status: Status
+    address: str = field(repr=False)
+    preferences_json: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRow:
+    """A row of an import. A problem says why its preferences could not be read."""
+
+    email: str = field(repr=False)
+    preferences: Preferences = field(repr=False)
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What became of the rows of an import; rejected holds the places of bad rows, and what is wrong with each."""
+
+    imported: int
+    skipped: int
+    rejected: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizedRecipient:
+    """Somebody who may be mailed now."""
+
+    subscription_id: UUID
+    address: str = field(repr=False)
+    preferences_json: str = field(repr=False)
+    one_click_url: str = field(repr=False)
+    preferences_url: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """Who of a group may be mailed now. refused tells the state of everybody else; None where there is nobody."""
+
+    read_at: datetime
+    authorized: tuple[AuthorizedRecipient, ...]
+    refused: tuple[tuple[UUID, Status | None], ...]

@@ -1,0 +1,147 @@
+"""What Send Engine is told: the service MemberCenterFeed."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import grpc
+
+from member_center.audience import Audience
+from member_center.lists import Lists
+from member_center.outbox import Outbox
+from member_center.records import ConfirmationMail, Lease, MailOutcome, MailResult, NewsletterList, Status
+from member_center.servicers.messages import moment, timestamp
+from member_center.texts import one_line
+from messmail.member_center.v1 import member_center_feed_pb2 as pb
+from messmail.member_center.v1 import member_center_feed_pb2_grpc
+from servicekit.errors import invalid_field
+
+_PAGE_SIZE = 5000
+_MAILS = 100
+_LEASE_SECONDS = 60
+_LEAST_LEASE_SECONDS = 10
+_REPLY_CHARACTERS = 512
+_OUTCOMES = {
+    pb.MAIL_OUTCOME_SENT: MailOutcome.SENT,
+    pb.MAIL_OUTCOME_DEFERRED: None,
+    pb.MAIL_OUTCOME_FAILED: MailOutcome.FAILED,
+}
+_REFUSALS = {
+    Status.UNSUBSCRIBED: pb.REFUSAL_REASON_UNSUBSCRIBED,
+    Status.BOUNCED: pb.REFUSAL_REASON_BOUNCED,
+    Status.COMPLAINED: pb.REFUSAL_REASON_COMPLAINED,
+    Status.PENDING: pb.REFUSAL_REASON_NOT_CONFIRMED,
+    Status.EXPIRED: pb.REFUSAL_REASON_NOT_CONFIRMED,
+    None: pb.REFUSAL_REASON_GONE,
+}
+
+
+class MemberCenterFeedServicer(member_center_feed_pb2_grpc.MemberCenterFeedServicer):
+    """Serves Send Engine."""
+
+    def __init__(self, lists: Lists, audience: Audience, outbox: Outbox) -> None:
+        self._lists = lists
+        self._audience = audience
+        self._outbox = outbox
+
+    def GetListProfile(
+        self, request: pb.GetListProfileRequest, context: grpc.ServicerContext
+    ) -> pb.GetListProfileResponse:
+        """Returns what the mails of a list need."""
+        found = self._lists.get(UUID(request.list_id), UUID(request.tenant_id))
+        return pb.GetListProfileResponse(profile=_profile(found))
+
+    def ListConfirmedSubscriptions(
+        self, request: pb.ListConfirmedSubscriptionsRequest, context: grpc.ServicerContext
+    ) -> pb.ListConfirmedSubscriptionsResponse:
+        """Returns a page of the confirmed subscriptions of a list."""
+        as_of, members, more = self._audience.page(
+            UUID(request.tenant_id),
+            UUID(request.list_id),
+            moment(request.as_of) if request.HasField("as_of") else None,
+            UUID(bytes=request.after) if request.after else None,
+            request.page_size or _PAGE_SIZE,
+        )
+        return pb.ListConfirmedSubscriptionsResponse(
+            as_of=timestamp(as_of),
+            members=[
+                pb.AudienceMember(
+                    subscription_id=member.subscription_id.bytes, recipient_domain=member.recipient_domain
+                )
+                for member in members
+            ],
+            more=more,
+        )
+
+    def AuthorizeRecipients(
+        self, request: pb.AuthorizeRecipientsRequest, context: grpc.ServicerContext
+    ) -> pb.AuthorizeRecipientsResponse:
+        """Tells who of a group may be mailed now."""
+        ids = [UUID(bytes=subscription_id) for subscription_id in request.subscription_ids]
+        answer = self._audience.authorize(UUID(request.tenant_id), UUID(request.list_id), ids)
+        return pb.AuthorizeRecipientsResponse(
+            read_at=timestamp(answer.read_at),
+            authorized=[
+                pb.AuthorizedRecipient(
+                    subscription_id=recipient.subscription_id.bytes,
+                    address=recipient.address,
+                    preferences_json=recipient.preferences_json,
+                    one_click_url=recipient.one_click_url,
+                    preferences_url=recipient.preferences_url,
+                )
+                for recipient in answer.authorized
+            ],
+            refused=[
+                pb.RefusedRecipient(subscription_id=subscription_id.bytes, reason=_REFUSALS[status])
+                for subscription_id, status in answer.refused
+            ],
+        )
+
+    def LeaseConfirmationMails(
+        self, request: pb.LeaseConfirmationMailsRequest, context: grpc.ServicerContext
+    ) -> pb.LeaseConfirmationMailsResponse:
+        """Leases confirmation mails that are due."""
+        seconds = request.lease_seconds or _LEASE_SECONDS
+        if seconds < _LEAST_LEASE_SECONDS:
+            raise invalid_field("lease_seconds", f"at least {_LEAST_LEASE_SECONDS}, or 0 for {_LEASE_SECONDS}")
+        mails, more = self._outbox.lease(request.page_size or _MAILS, seconds)
+        return pb.LeaseConfirmationMailsResponse(mails=[_mail(mail) for mail in mails], more=more)
+
+    def AcknowledgeConfirmationMails(
+        self, request: pb.AcknowledgeConfirmationMailsRequest, context: grpc.ServicerContext
+    ) -> pb.AcknowledgeConfirmationMailsResponse:
+        """Records what became of leased confirmation mails."""
+        results = [
+            MailResult(
+                Lease(UUID(result.tenant_id), UUID(bytes=result.mail_id), result.fence),
+                _OUTCOMES[result.outcome],
+                one_line(result.reply, _REPLY_CHARACTERS),
+            )
+            for result in request.results
+        ]
+        return pb.AcknowledgeConfirmationMailsResponse(recorded=self._outbox.acknowledge(results))
+
+
+def _profile(found: NewsletterList) -> pb.ListProfile:
+    profile = found.profile
+    return pb.ListProfile(
+        list_id=str(found.id),
+        list_name=profile.name,
+        from_name=profile.from_name,
+        from_address=profile.from_address,
+        reply_to=profile.reply_to,
+        envelope_sender=profile.envelope_sender or profile.from_address,
+        language=profile.language,
+    )
+
+
+def _mail(mail: ConfirmationMail) -> pb.ConfirmationMail:
+    return pb.ConfirmationMail(
+        tenant_id=str(mail.lease.tenant_id),
+        mail_id=mail.lease.mail_id.bytes,
+        fence=mail.lease.fence,
+        profile=_profile(mail.newsletter_list),
+        address=mail.address,
+        language=mail.language,
+        confirm_url=mail.confirm_url,
+    )

@@ -1,0 +1,180 @@
+"""The public face: the service MemberCenter."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+from uuid import UUID
+
+import grpc
+
+from member_center.limits import Limiter
+from member_center.oauth import GRANT_TYPE, TENANT_SCOPES, OAuth
+from member_center.preferences import MemberPreferences
+from member_center.records import Answer, Status
+from member_center.servicers.messages import (
+    read_address,
+    read_evidence,
+    read_object,
+    read_tenant,
+    status_number,
+    struct,
+    timestamp,
+)
+from member_center.signing_keys import SigningKey, SigningKeys
+from member_center.subscriptions import Person, Subscriptions
+from messmail.member_center.v1 import member_center_pb2 as pb
+from messmail.member_center.v1 import member_center_pb2_grpc
+from servicekit.access import caller
+from servicekit.tokens import ALGORITHM
+
+_COORDINATE_BYTES = 32
+
+
+class MemberCenterServicer(member_center_pb2_grpc.MemberCenterServicer):
+    """Serves tenant sites and the people on their lists."""
+
+    def __init__(
+        self,
+        oauth: OAuth,
+        keys: SigningKeys,
+        limiter: Limiter,
+        subscriptions: Subscriptions,
+        preferences: MemberPreferences,
+        issuer: str,
+    ) -> None:
+        self._oauth = oauth
+        self._keys = keys
+        self._limiter = limiter
+        self._subscriptions = subscriptions
+        self._preferences = preferences
+        self._issuer = issuer
+
+    def IssueToken(self, request: pb.IssueTokenRequest, context: grpc.ServicerContext) -> pb.IssueTokenResponse:
+        """Issues an access token."""
+        self._limiter.admit(caller())
+        issued = self._oauth.issue_token(request.grant_type, request.client_id, request.client_secret, request.scope)
+        return pb.IssueTokenResponse(
+            access_token=issued.token,
+            token_type="Bearer",
+            expires_in=issued.expires_in,
+            scope=" ".join(issued.scopes),
+        )
+
+    def GetJsonWebKeySet(
+        self, request: pb.GetJsonWebKeySetRequest, context: grpc.ServicerContext
+    ) -> pb.GetJsonWebKeySetResponse:
+        """Returns the public keys."""
+        return pb.GetJsonWebKeySetResponse(keys=[_json_web_key(key) for key in self._keys.listed()])
+
+    def GetAuthorizationServerMetadata(
+        self, request: pb.GetAuthorizationServerMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.GetAuthorizationServerMetadataResponse:
+        """Describes the authorization server."""
+        address = self._issuer.rstrip("/")
+        return pb.GetAuthorizationServerMetadataResponse(
+            issuer=self._issuer,
+            token_endpoint=f"{address}/oauth/token",
+            jwks_uri=f"{address}/.well-known/jwks.json",
+            response_types_supported=[],
+            grant_types_supported=[GRANT_TYPE],
+            token_endpoint_auth_methods_supported=["client_secret_post", "client_secret_basic"],
+            scopes_supported=TENANT_SCOPES,
+            service_documentation=f"{address}/docs",
+        )
+
+    def Subscribe(self, request: pb.SubscribeRequest, context: grpc.ServicerContext) -> pb.SubscribeResponse:
+        """Asks for a subscription."""
+        preferences = None
+        if request.HasField("preferences"):
+            preferences = read_object("preferences", request.preferences)
+        evidence = read_evidence(caller(), request.client if request.HasField("client") else None)
+        token = self._subscriptions.subscribe(caller(), _person(request), preferences, evidence)
+        return pb.SubscribeResponse(status=status_number(Status.PENDING), confirm_token=token)
+
+    def FollowConfirmLink(
+        self, request: pb.FollowConfirmLinkRequest, context: grpc.ServicerContext
+    ) -> pb.FollowConfirmLinkResponse:
+        """Follows a confirmation link."""
+        answer = self._subscriptions.follow_confirm_link(caller(), request.token, read_evidence(caller(), None))
+        return pb.FollowConfirmLinkResponse(**_told(answer))
+
+    def ConfirmSubscription(
+        self, request: pb.ConfirmSubscriptionRequest, context: grpc.ServicerContext
+    ) -> pb.ConfirmSubscriptionResponse:
+        """Confirms a subscription."""
+        evidence = read_evidence(caller(), request.client if request.HasField("client") else None)
+        answer = self._subscriptions.confirm(caller(), request.token, evidence)
+        return pb.ConfirmSubscriptionResponse(**_told(answer))
+
+    def RequestUnsubscribeToken(
+        self, request: pb.RequestUnsubscribeTokenRequest, context: grpc.ServicerContext
+    ) -> pb.RequestUnsubscribeTokenResponse:
+        """Returns an unsubscribe token."""
+        token, expires_at = self._subscriptions.request_unsubscribe_token(caller(), _person(request))
+        return pb.RequestUnsubscribeTokenResponse(unsubscribe_token=token, expires_at=timestamp(expires_at))
+
+    def FollowUnsubscribeLink(
+        self, request: pb.FollowUnsubscribeLinkRequest, context: grpc.ServicerContext
+    ) -> pb.FollowUnsubscribeLinkResponse:
+        """Tells the state for the page of an unsubscribe link."""
+        answer = self._subscriptions.follow_unsubscribe_link(caller(), request.token)
+        return pb.FollowUnsubscribeLinkResponse(**_told(answer))
+
+    def Unsubscribe(self, request: pb.UnsubscribeRequest, context: grpc.ServicerContext) -> pb.UnsubscribeResponse:
+        """Unsubscribes from one list."""
+        evidence = read_evidence(caller(), request.client if request.HasField("client") else None)
+        answer = self._subscriptions.unsubscribe(caller(), request.token, evidence)
+        return pb.UnsubscribeResponse(**_told(answer))
+
+    def GetPreferences(
+        self, request: pb.GetPreferencesRequest, context: grpc.ServicerContext
+    ) -> pb.GetPreferencesResponse:
+        """Returns preferences."""
+        return pb.GetPreferencesResponse(preferences=struct(self._preferences.get(caller(), _person(request))))
+
+    def UpdatePreferences(
+        self, request: pb.UpdatePreferencesRequest, context: grpc.ServicerContext
+    ) -> pb.UpdatePreferencesResponse:
+        """Changes preferences."""
+        patch = read_object("preferences", request.preferences)
+        return pb.UpdatePreferencesResponse(
+            preferences=struct(self._preferences.update(caller(), _person(request), patch))
+        )
+
+
+def _person(
+    request: pb.SubscribeRequest
+    | pb.RequestUnsubscribeTokenRequest
+    | pb.GetPreferencesRequest
+    | pb.UpdatePreferencesRequest,
+) -> Person:
+    tenant_id = read_tenant(caller(), request.tenant_id)
+    return Person(tenant_id, UUID(request.list_id), read_address(request.email))
+
+
+def _told(answer: Answer) -> Any:
+    """The fields that all answers about a link have."""
+    return {
+        "status": status_number(answer.status),
+        "list_id": str(answer.list_id),
+        "list_name": answer.list_name,
+        "language": answer.language,
+    }
+
+
+def _json_web_key(key: SigningKey) -> pb.JsonWebKey:
+    numbers = key.public_key.public_numbers()
+    return pb.JsonWebKey(
+        kty="EC",
+        crv="P-256",
+        x=_base64url(numbers.x),
+        y=_base64url(numbers.y),
+        kid=key.kid,
+        use="sig",
+        alg=ALGORITHM,
+    )
+
+
+def _base64url(number: int) -> str:
+    return base64.urlsafe_b64encode(number.to_bytes(_COORDINATE_BYTES, "big")).decode().rstrip("=")

@@ -1,0 +1,78 @@
+"""Stores OAuth clients, and finds the tenant of one through its directory."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from member_center.records import Client, Usage
+from member_center.storage.tables import clients
+
+
+def add_client(connection: Connection, client: Client, name: str) -> None:
+    """Adds a client."""
+    connection.execute(
+        sa.insert(clients).values(
+            tenant_id=client.tenant_id,
+            id=client.id,
+            name=name,
+            usage=client.usage.value,
+            scopes=list(client.scopes),
+            secret_hash=client.secret_hash,
+        )
+    )
+
+
+def tenant_of_client(connection: Connection, client_id: UUID) -> UUID | None:
+    """Returns the tenant of a client, in any transaction; None when there is no such client."""
+    found: UUID | None = connection.execute(sa.select(sa.func.tenant_of_client(client_id, type_=sa.Uuid))).scalar_one()
+    return found
+
+
+def read_client(connection: Connection, tenant_id: UUID, client_id: UUID) -> Client | None:
+    """Reads a client of the transaction's tenant."""
+    row = connection.execute(sa.select(clients).where(_is(tenant_id, client_id))).first()
+    if row is None:
+        return None
+    return Client(
+        tenant_id=row.tenant_id,
+        id=row.id,
+        usage=Usage(row.usage),
+        scopes=tuple(row.scopes),
+        secret_hash=row.secret_hash,
+        previous_secret_hash=row.previous_secret_hash,
+        disabled_at=row.disabled_at,
+    )
+
+
+def has_clients(connection: Connection, tenant_id: UUID) -> bool:
+    """Tells whether the transaction's tenant has a client that is not disabled."""
+    query = sa.select(sa.true()).where(clients.c.tenant_id == tenant_id, clients.c.disabled_at.is_(None)).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def rotate_secret_hash(connection: Connection, tenant_id: UUID, client_id: UUID, secret_hash: bytes) -> None:
+    """Puts a new secret's hash in front; the one before stays, any older one goes."""
+    connection.execute(
+        sa.update(clients)
+        .where(_is(tenant_id, client_id))
+        .values(secret_hash=secret_hash, previous_secret_hash=clients.c.secret_hash)
+    )
+
+
+def disable_client(connection: Connection, tenant_id: UUID, client_id: UUID) -> datetime:
+    """Ends a client and returns when it ended, which stays the first time."""
+    ended: datetime = connection.execute(
+        sa.update(clients)
+        .where(_is(tenant_id, client_id))
+        .values(disabled_at=sa.func.coalesce(clients.c.disabled_at, sa.func.messmail_now()))
+        .returning(clients.c.disabled_at)
+    ).scalar_one()
+    return ended
+
+
+def _is(tenant_id: UUID, client_id: UUID) -> sa.ColumnElement[bool]:
+    return sa.and_(clients.c.tenant_id == tenant_id, clients.c.id == client_id)

@@ -1,0 +1,108 @@
+"""Counts in Valkey or Redis: calls in a window of time, and mails to an address.
+
+One round trip for all that a call is counted in. Keys are hashes made by the caller: no address comes here. Everything
+expires by itself, and losing it all only forgets what was counted. Raises redis.RedisError when the store does not
+answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+_PREFIX = b"messmail:limit:"
+_SECONDS_TO_ANSWER = 0.25
+DAY_SECONDS = 86_400
+
+# All or nothing: a call that one window refuses is counted in none. A window begins with its first call.
+_ADMIT = """
+for i, key in ipairs(KEYS) do
+    local limit, seconds = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
+    if tonumber(redis.call('GET', key) or '0') >= limit then
+        local left = redis.call('PTTL', key)
+        return {i, left > 0 and left or seconds * 1000}
+    end
+end
+for i, key in ipairs(KEYS) do
+    if redis.call('INCR', key) == 1 then
+        redis.call('EXPIRE', key, ARGV[2 * i])
+    end
+end
+return {0, 0}
+"""
+
+# A mail that was counted before is counted once, so that a repeated lease costs nobody another mail.
+_COUNT_MAILS = """
+local now, limit, day = tonumber(redis.call('TIME')[1]), tonumber(ARGV[1]), tonumber(ARGV[2])
+local allowed = {}
+for i, key in ipairs(KEYS) do
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', now - day)
+    local mail = ARGV[2 + i]
+    if redis.call('ZSCORE', key, mail) then
+        allowed[i] = 1
+    elseif redis.call('ZCARD', key) < limit then
+        redis.call('ZADD', key, now, mail)
+        redis.call('EXPIRE', key, day)
+        allowed[i] = 1
+    else
+        allowed[i] = 0
+    end
+end
+return allowed
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A count that must stay within a limit for so many seconds. The name is that of the limit."""
+
+    name: str
+    key: bytes
+    limit: int
+    seconds: int
+
+
+class Counters:
+    """The store of the counts."""
+
+    def __init__(self, url: str) -> None:
+        # No retries: whoever is counted is waiting, and the limiter does without when this fails.
+        self._store = redis.Redis.from_url(
+            url,
+            socket_timeout=_SECONDS_TO_ANSWER,
+            socket_connect_timeout=_SECONDS_TO_ANSWER,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._admit = self._store.register_script(_ADMIT)
+        self._count_mails = self._store.register_script(_COUNT_MAILS)
+
+    def admit(self, windows: Sequence[Window]) -> tuple[Window, float] | None:
+        """Counts a call in all windows; or in none, and returns the full one and the seconds until it ends."""
+        full, milliseconds = self._admit(
+            keys=[_PREFIX + window.key for window in windows],
+            args=[number for window in windows for number in (window.limit, window.seconds)],
+        )
+        return (windows[full - 1], milliseconds / 1000) if full else None
+
+    def count_mails(self, mails: Sequence[tuple[bytes, bytes]], limit: int) -> list[bool]:
+        """Counts mails, each with the key of its address and its own id, and tells which are within a day's limit."""
+        allowed = self._count_mails(
+            keys=[_PREFIX + b"mail:" + key for key, _ in mails],
+            args=[limit, DAY_SECONDS, *(mail for _, mail in mails)],
+        )
+        return [bool(answer) for answer in allowed]
+
+    def is_answering(self) -> bool:
+        """Tells whether the store answers."""
+        try:
+            return bool(self._store.ping())
+        except redis.RedisError:
+            return False
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self._store.close()

@@ -1,0 +1,242 @@
+"""Subscriptions: asking for one, confirming it, ending it. Each is one transaction, with its line in the consent log.
+
+The rules are in consent, what a link carries in links. Answers to strangers are the same, and cost the same commits,
+whether or not the address is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
+
+from member_center import consent
+from member_center.limits import Limiter
+from member_center.links import Links, link_invalid
+from member_center.lists import LANGUAGES, Lists, list_not_found
+from member_center.records import (
+    Answer,
+    Evidence,
+    Link,
+    NewsletterList,
+    Preferences,
+    Purpose,
+    Standing,
+    Status,
+    Subscription,
+    Through,
+)
+from member_center.storage import Connection
+from member_center.storage import outbox as outbox_store
+from member_center.storage import subscriptions as subscription_store
+from servicekit.access import Caller
+from servicekit.addresses import EmailAddress
+from servicekit.database import Database
+
+UNSUBSCRIBE_TOKEN_LIFE = timedelta(hours=1)
+_THROUGH = {
+    Purpose.CONFIRM_API: Through.CONFIRM_TOKEN,
+    Purpose.CONFIRM_MAIL: Through.MAILED_LINK,
+    Purpose.UNSUBSCRIBE: Through.UNSUBSCRIBE_TOKEN,
+    Purpose.ONE_CLICK: Through.ONE_CLICK,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Whom a call is about: an address on a list. tenant_id is None where the caller is bound to no tenant."""
+
+    tenant_id: UUID | None
+    list_id: UUID
+    address: EmailAddress
+
+
+class Subscriptions:
+    """The subscriptions of one installation."""
+
+    def __init__(self, database: Database, lists: Lists, links: Links, limiter: Limiter) -> None:
+        self._database = database
+        self._lists = lists
+        self._links = links
+        self._limiter = limiter
+
+    def subscribe(self, caller: Caller, person: Person, preferences: Preferences | None, evidence: Evidence) -> str:
+        """Asks for a subscription, queues its confirmation mail, and returns a token that confirms.
+
+        Raises LIST_NOT_FOUND or RATE_LIMITED.
+        """
+        found = self._lists.find(person.list_id, person.tenant_id)
+        self._limiter.admit_subscribe(caller, found, person.address.key)
+        if found is None:
+            raise list_not_found()
+        with self._database.tenant(found.tenant_id) as connection:
+            now, before, asked = _ask(connection, found, person.address, preferences)
+            if before is None or before.generation != asked.generation:
+                _log(connection, asked, Through.SUBSCRIBE, now, evidence)
+            if consent.is_pending(asked, now):
+                outbox_store.queue(connection, [asked], now)
+        expires_at = now + consent.PENDING_LIFE
+        return self._links.seal(_link_to(asked, Purpose.CONFIRM_API, expires_at))
+
+    def follow_confirm_link(self, caller: Caller, token: str, evidence: Evidence) -> Answer:
+        """Follows a confirmation link: the token of subscribe's answer confirms, the mailed link changes nothing."""
+        link = self._open(caller, token, Purpose.CONFIRM_API, Purpose.CONFIRM_MAIL)
+        if link.purpose is Purpose.CONFIRM_API:
+            return self._confirm(link, evidence)
+        found = self._lists.get(link.list_id, link.tenant_id)
+        with self._database.tenant(link.tenant_id) as connection:
+            now, subscription = subscription_store.find_by_id(
+                connection, link.tenant_id, link.list_id, link.subscription_id
+            )
+        if subscription is None:
+            raise consent.link_expired()
+        if subscription.standing is not Standing.CONFIRMED:
+            consent.check_link(subscription, link, now)
+        return _confirm_answer(found, subscription)
+
+    def confirm(self, caller: Caller, token: str, evidence: Evidence) -> Answer:
+        """Confirms by either kind of link; raises LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED."""
+        link = self._open(caller, token, Purpose.CONFIRM_API, Purpose.CONFIRM_MAIL)
+        return self._confirm(link, evidence)
+
+    def request_unsubscribe_token(self, caller: Caller, person: Person) -> tuple[str, datetime]:
+        """Returns a token that unsubscribes, or a decoy of the same kind, and when it stops working.
+
+        Raises LIST_NOT_FOUND or RATE_LIMITED.
+        """
+        self._limiter.admit(caller)
+        found = self._lists.get(person.list_id, person.tenant_id)
+        with self._database.tenant(found.tenant_id) as connection:
+            now, subscription = subscription_store.find_by_address(
+                connection, found.tenant_id, found.id, person.address.key
+            )
+        expires_at = now + UNSUBSCRIBE_TOKEN_LIFE
+        if subscription is None:
+            return self._links.seal_decoy(found.tenant_id, found.id, expires_at), expires_at
+        return self._links.seal(_link_to(subscription, Purpose.UNSUBSCRIBE, expires_at)), expires_at
+
+    def follow_unsubscribe_link(self, caller: Caller, token: str) -> Answer:
+        """Tells the state for the page of an unsubscribe link, and changes nothing."""
+        link = self._open(caller, token, Purpose.UNSUBSCRIBE, Purpose.ONE_CLICK)
+        found = self._lists.get(link.list_id, link.tenant_id)
+        with self._database.tenant(link.tenant_id) as connection:
+            now, subscription = subscription_store.find_by_id(
+                connection, link.tenant_id, link.list_id, link.subscription_id
+            )
+        if subscription is None or consent.has_ended(subscription, now):
+            return _answer(found, subscription, Status.UNSUBSCRIBED)
+        consent.check_link(subscription, link, now)
+        is_confirmed = subscription.standing is Standing.CONFIRMED
+        return _answer(found, subscription, Status.CONFIRMED if is_confirmed else Status.PENDING)
+
+    def unsubscribe(self, caller: Caller, token: str, evidence: Evidence) -> Answer:
+        """Unsubscribes from one list; for nobody's link the answer is that of a repeat.
+
+        Raises LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED.
+        """
+        link = self._open(caller, token, Purpose.UNSUBSCRIBE, Purpose.ONE_CLICK)
+        found = self._lists.get(link.list_id, link.tenant_id)
+        with self._database.tenant(link.tenant_id) as connection:
+            now, before = subscription_store.find_by_id(
+                connection, link.tenant_id, link.list_id, link.subscription_id, lock=True
+            )
+            if before is not None:
+                _store(connection, before, consent.end(before, link, now), _THROUGH[link.purpose], now, evidence)
+        return _answer(found, before, Status.UNSUBSCRIBED)
+
+    def _confirm(self, link: Link, evidence: Evidence) -> Answer:
+        found = self._lists.get(link.list_id, link.tenant_id)
+        with self._database.tenant(link.tenant_id) as connection:
+            now, before = subscription_store.find_by_id(
+                connection, link.tenant_id, link.list_id, link.subscription_id, lock=True
+            )
+            if before is None:
+                raise consent.link_expired()
+            after = consent.confirm(before, link, now)
+            _store(connection, before, after, _THROUGH[link.purpose], now, evidence)
+        return _confirm_answer(found, after)
+
+    def _open(self, caller: Caller, token: str, *purposes: Purpose) -> Link:
+        self._limiter.admit(caller)
+        link = self._links.open(token, *purposes)
+        # Whoever sends an access token is held to it: another tenant's link opens nothing.
+        if caller.tenant_id is not None and caller.tenant_id != link.tenant_id:
+            raise link_invalid()
+        return link
+
+
+def language_of(subscription: Subscription | None, newsletter_list: NewsletterList) -> str:
+    """Returns the language that a person chose, in what is pending or else before; or else the list's."""
+    if subscription is not None:
+        pending = subscription.pending.preferences if subscription.pending else None
+        chosen = (subscription.preferences if pending is None else pending).get("lang")
+        if chosen in LANGUAGES:
+            return str(chosen)
+    return newsletter_list.profile.language
+
+
+def _ask(
+    connection: Connection, found: NewsletterList, address: EmailAddress, preferences: Preferences | None
+) -> tuple[datetime, Subscription | None, Subscription]:
+    """Stores that somebody asked; returns the time, and the subscription before (None: there was none) and after."""
+    where = (connection, found.tenant_id, found.id, address.key)
+    now, before = subscription_store.find_by_address(*where, lock=True)
+    if before is None:
+        made = Subscription(found.tenant_id, found.id, uuid4(), address.key, address.address)
+        asked = consent.ask(made, preferences, now)
+        if subscription_store.add(connection, [asked]):
+            return now, None, asked
+        # Somebody asked for the same person in the meantime.
+        now, before = subscription_store.find_by_address(*where, lock=True)
+        if before is None:
+            raise RuntimeError("a subscription that was in the way is gone")
+    asked = consent.ask(before, preferences, now)
+    if asked != before:
+        subscription_store.replace(connection, [asked])
+    return now, before, asked
+
+
+def _store(
+    connection: Connection,
+    before: Subscription,
+    after: Subscription,
+    through: Through,
+    now: datetime,
+    evidence: Evidence,
+) -> None:
+    if after != before:
+        subscription_store.replace(connection, [after])
+        _log(connection, after, through, now, evidence)
+
+
+def _log(
+    connection: Connection, subscription: Subscription, through: Through, now: datetime, evidence: Evidence
+) -> None:
+    subscription_store.log(
+        connection,
+        [(subscription, consent.status_at(subscription, now))],
+        through=through,
+        at=now,
+        evidence=evidence,
+        text_version=consent.TEXT_VERSION,
+    )
+
+
+def _link_to(subscription: Subscription, purpose: Purpose, expires_at: datetime) -> Link:
+    return Link(
+        purpose,
+        subscription.tenant_id,
+        subscription.list_id,
+        subscription.id,
+        subscription.generation,
+        expires_at,
+    )
+
+
+def _confirm_answer(found: NewsletterList, subscription: Subscription) -> Answer:
+    is_confirmed = subscription.standing is Standing.CONFIRMED
+    return _answer(found, subscription, Status.CONFIRMED if is_confirmed else Status.PENDING)
+
+
+def _answer(found: NewsletterList, subscription: Subscription | None, status: Status) -> Answer:
+    return Answer(status, found.id, found.profile.name, language_of(subscription, found))

@@ -1,0 +1,168 @@
+"""Puts Member Center's process together: settings, the gRPC server, migrations, upkeep and the first credentials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+import structlog
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings
+
+from member_center.audience import Audience
+from member_center.imports import Imports
+from member_center.limits import Limiter, hashing_key
+from member_center.link_keys import StoredLinkKeys
+from member_center.links import Links
+from member_center.lists import Lists
+from member_center.oauth import OAuth
+from member_center.outbox import Outbox
+from member_center.preferences import MemberPreferences
+from member_center.records import Usage
+from member_center.servicers.admin import MemberCenterAdminServicer
+from member_center.servicers.feed import MemberCenterFeedServicer
+from member_center.servicers.member_center import MemberCenterServicer
+from member_center.signing_keys import SigningKeys
+from member_center.storage import upkeep
+from member_center.storage.windows import Counters
+from member_center.subscriptions import Subscriptions
+from member_center.tenants import Tenants
+from messmail.member_center.v1 import (
+    member_center_admin_pb2_grpc,
+    member_center_feed_pb2_grpc,
+    member_center_pb2_grpc,
+)
+from servicekit import migrations
+from servicekit.database import Database
+from servicekit.keyring import MasterKeys
+from servicekit.server import RunningServer, Service, serve_until_stopped, start_server
+from servicekit.telemetry import configure_logging
+from servicekit.tokens import TokenVerifier
+
+NAME = "member-center"
+REVISIONS = Path(__file__).parent / "storage" / "migrations"
+_THREADS = 24
+_CONNECTIONS = 16
+_ADMIN_SCOPES = ("internal:admin", "internal:send")
+_SERVICE_SCOPES = {"send_engine": ("internal:feed",), "gateway": ("internal:gateway",)}
+
+_log = structlog.get_logger()
+
+
+class MemberCenterSettings(BaseSettings):
+    """Settings of Member Center, from its environment."""
+
+    member_center_listen: str = "127.0.0.1:50051"
+    member_center_database_url: SecretStr
+    broker_url: SecretStr
+    public_base_url: str
+    member_center_master_keys: SecretStr
+
+
+class OwnerSettings(BaseSettings):
+    """Settings of what the owner of the database does, from its environment."""
+
+    member_center_database_url: SecretStr
+    member_center_app_password: SecretStr = SecretStr("")
+
+
+def start(settings: MemberCenterSettings) -> RunningServer:
+    """Starts the gRPC server; its caller stops it."""
+    issuer = settings.public_base_url
+    database = _database(settings)
+    counters = Counters(settings.broker_url.get_secret_value())
+    master_keys = MasterKeys(settings.member_center_master_keys.get_secret_value())
+    signing_keys, link_keys = SigningKeys(database, master_keys), StoredLinkKeys(database, master_keys)
+    signing_keys.create_missing()
+    link_keys.create_missing()
+
+    lists, links = Lists(database), Links(link_keys, issuer)
+    limiter = Limiter(database, counters, hashing_key(settings.member_center_master_keys.get_secret_value()))
+    oauth = OAuth(database, signing_keys, issuer)
+    public = MemberCenterServicer(
+        oauth,
+        signing_keys,
+        limiter,
+        Subscriptions(database, lists, links, limiter),
+        MemberPreferences(database, lists, limiter),
+        issuer,
+    )
+    admin = MemberCenterAdminServicer(
+        Tenants(database), lists, oauth, Imports(database, lists), limiter, signing_keys, link_keys
+    )
+    feed = MemberCenterFeedServicer(lists, Audience(database, lists, links), Outbox(database, lists, links, limiter))
+    services = [
+        Service(
+            "messmail.member_center.v1.MemberCenter",
+            lambda server: member_center_pb2_grpc.add_MemberCenterServicer_to_server(public, server),
+        ),
+        Service(
+            "messmail.member_center.v1.MemberCenterAdmin",
+            lambda server: member_center_admin_pb2_grpc.add_MemberCenterAdminServicer_to_server(admin, server),
+        ),
+        Service(
+            "messmail.member_center.v1.MemberCenterFeed",
+            lambda server: member_center_feed_pb2_grpc.add_MemberCenterFeedServicer_to_server(feed, server),
+        ),
+    ]
+    verifier = TokenVerifier(issuer, signing_keys)
+    return start_server(
+        settings.member_center_listen, services, verifier, threads=_THREADS, closers=[counters.close, database.close]
+    )
+
+
+def serve(settings: MemberCenterSettings | None = None) -> None:
+    """Serves gRPC until SIGTERM."""
+    configure_logging(NAME)
+    serve_until_stopped(NAME, start(settings or MemberCenterSettings()))
+
+
+def migrate(owner_url: str | None = None, app_password: str | None = None) -> str:
+    """Brings the database to this version's schema, as its owner, and returns the URL of the app role.
+
+    What is not given comes from the environment.
+    """
+    if owner_url is None:
+        settings = OwnerSettings()
+        owner_url = settings.member_center_database_url.get_secret_value()
+        app_password = settings.member_center_app_password.get_secret_value()
+    return migrations.migrate(owner_url, app_password or "", REVISIONS)
+
+
+def maintain(owner_url: str | None = None) -> None:
+    """Removes what nobody needs any more, as the owner of the database."""
+    if owner_url is None:
+        owner_url = OwnerSettings().member_center_database_url.get_secret_value()
+    engine = sa.create_engine(
+        sa.make_url(owner_url).set(drivername="postgresql+psycopg"),
+        poolclass=sa.NullPool,
+        connect_args={"connect_timeout": 5},
+    )
+    with engine.begin() as connection:
+        mails, subscriptions = upkeep.remove_ended_mails(connection), upkeep.remove_never_confirmed(connection)
+    _log.info("maintained", database=NAME, mails=mails, subscriptions=subscriptions)
+
+
+def bootstrap(
+    settings: MemberCenterSettings | None = None, *, with_services: bool = False, force: bool = False
+) -> dict[str, dict[str, str]]:
+    """Makes the first admin client, and with services those of Send Engine and the gateway; returns their secrets.
+
+    Raises RuntimeError when the installation already has clients of its own, unless forced.
+    """
+    settings = settings or MemberCenterSettings()
+    database = _database(settings)
+    try:
+        master_keys = MasterKeys(settings.member_center_master_keys.get_secret_value())
+        oauth = OAuth(database, SigningKeys(database, master_keys), settings.public_base_url)
+        if oauth.has_internal_clients() and not force:
+            raise RuntimeError("this installation has its first credentials already: make more with `messmail clients`")
+        wanted = {"admin": _ADMIN_SCOPES, **(_SERVICE_SCOPES if with_services else {})}
+        made = {name: oauth.create_client(None, Usage.INTERNAL, scopes, name) for name, scopes in wanted.items()}
+    finally:
+        database.close()
+    return {name: {"client_id": str(client.id), "client_secret": client.secret} for name, client in made.items()}
+
+
+def _database(settings: MemberCenterSettings) -> Database:
+    return Database(settings.member_center_database_url.get_secret_value(), pool_size=_CONNECTIONS, name=NAME)
