@@ -38,7 +38,7 @@ from send_engine import wiring
 from servicekit.errors import MessmailError, Reason, to_grpc_status
 
 ISSUER = "http://issuer.example"
-PASSWORD = "of the app role"
+PASSWORD = "of@the/app:role"
 MASTER_KEY = Fernet.generate_key().decode()
 
 
