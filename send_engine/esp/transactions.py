@@ -51,7 +51,6 @@ class Transactions:
         self._queue = queue
         self._timeouts = timeouts
         self._limit = mails_per_session
-        self._was_idle = session.begun > 0
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[None] = self._loop.create_future()
         self._phase = _MAIL
@@ -59,6 +58,7 @@ class Transactions:
         self._ahead: int | None = None  # The mail whose commands are out behind the current body.
         self._refusal: Outcome | None = None  # What MAIL or RCPT was refused with, while later replies are due.
         self._parting: Outcome | None = None  # The 421 that ends the session.
+        self._has_recipient = False  # RCPT was taken although MAIL was not.
         self._stopping = False
         self._dot_out = False
         self._answered = 0
@@ -90,7 +90,7 @@ class Transactions:
         """Takes the reply to whatever is the oldest command without one."""
         self._steps += 1
         phase = self._phase
-        if code < 300 and self._pipelining and (phase is _MAIL or phase is _RCPT):
+        if code < 300 and self._refusal is None and self._pipelining and (phase is _MAIL or phase is _RCPT):
             self._session.dirty = True
             self._phase = _RCPT if phase is _MAIL else _DATA
         elif code == 421:
@@ -120,10 +120,8 @@ class Transactions:
             self._queue.give_back(self._ahead)
             self._ahead = None
         loss = Outcome(Verdict.deferred, None, None, f"{reason}, before the answer to {self._phase}", Category.network)
-        untouched = self._phase is _RSET or (
-            # The server may have closed the idle session before it saw the command.
-            self._phase is _MAIL and self._was_idle and self._answered == 0
-        )
+        # Between two mails a server may close as it likes, perhaps before it saw the command.
+        untouched = self._phase is _RSET or (self._phase is _MAIL and self._session.begun > 1)
         outcome: Outcome | None
         if self._phase is _FINAL_DOT and self._parting is None and self._dot_out:
             outcome = Outcome(Verdict.unknown, None, None, loss.reply, Category.network)
@@ -144,6 +142,7 @@ class Transactions:
         phase = self._phase
         if code < 300:
             self._session.dirty = True
+            self._has_recipient = phase is _RCPT
         elif code >= 400:
             self._refusal = self._refusal or classify(code, text, phase)
         else:
@@ -161,7 +160,10 @@ class Transactions:
         if code == 354 and self._wire.has_more:
             self._wire.drop("the server answered a body it had not got")
         elif code == 354:
-            if self._refusal is not None:
+            if self._refusal is not None and self._has_recipient:
+                # The server refused MAIL and took the rest: a lone dot could reach the recipient as an empty mail.
+                self._wire.drop("the server is in disorder")
+            elif self._refusal is not None:
                 # RFC 2920 3.1: the server waits for a body nobody will get, so it gets none.
                 self._wire.write(_DOT + self._commands_ahead())
                 self._phase = _LONE_DOT
@@ -230,6 +232,7 @@ class Transactions:
     def _advance(self) -> None:
         """Turns to the next mail: the one whose commands are out already, or a new one."""
         self._refusal = None
+        self._has_recipient = False
         if self._ahead is not None:
             self._current, self._ahead = self._ahead, None
             self._phase = _MAIL

@@ -1,0 +1,165 @@
+"""What every reply, silence and cut at every phase means for a mail, and that it means nothing for the next one.
+
+Each case hits the first of three mails on one connection, with and without PIPELINING. Whatever happens to it, the
+other two must be accepted, and the server must have what was accepted and nothing else.
+"""
+
+from dataclasses import dataclass
+
+import pytest
+import uvloop
+
+from send_engine.esp.port import Category, ComposedMail, Outcome, Verdict
+from send_engine.esp.smtp import SmtpEsp
+from send_engine.esp.timeouts import Timeouts
+from tests.smtp_server import CLOSE, HALF_CLOSE, HANG, ONE_BY_ONE, PIPELINED, RESET, Act, SmtpServer, say, say_and
+
+SCALED_DOWN = Timeouts(connect=5, greeting=5, mail=0.4, rcpt=0.4, data=0.4, block=0.4, final_dot=0.4, quit=0.4)
+PATIENT = Timeouts(connect=20, greeting=20, mail=20, rcpt=20, data=20, block=20, final_dot=20, quit=2)
+
+BODY = b"Subject: one\r\n\r\n..a line that begins with a dot\r\n"
+UNSTUFFED = b"Subject: one\r\n\r\n.a line that begins with a dot\r\n"
+
+accepted, deferred, failed, unknown = Verdict.accepted, Verdict.deferred, Verdict.failed, Verdict.unknown
+mailbox, policy, content, network = Category.mailbox, Category.policy, Category.content, Category.network
+
+
+@dataclass(frozen=True)
+class Case:
+    phase: str
+    act: Act
+    verdict: Verdict
+    code: int | None = None
+    enhanced: str | None = None
+    category: Category | None = None
+
+    def __str__(self) -> str:
+        what = self.act.reply[:24].decode("latin-1").strip() or self.act.then
+        return f"{self.phase}: {what} {self.act.then if self.act.reply else ''} is {self.verdict}"
+
+
+LONG_LINE = Act(b"2" * 1_000_000 + b"\r\n")
+LONG_REPLY = Act(b"250-on and on\r\n" * 5_000 + b"250 end\r\n")
+
+CASES = [
+    # A reply decides by its first digit, its enhanced code says whose trouble it is.
+    Case("mail", say("451 4.3.0 Try again"), deferred, 451, "4.3.0", network),
+    Case("mail", say("450 4.7.1 Not now"), deferred, 450, "4.7.1", policy),
+    Case("mail", say("550 5.7.1 Not you"), failed, 550, "5.7.1", policy),
+    Case("mail", say("552 5.3.4 Too big"), failed, 552, "5.3.4", content),
+    Case("mail", say("553 5.1.8 Sender unknown"), failed, 553, "5.1.8", policy),
+    Case("mail", say("501 Syntax"), failed, 501, None, network),
+    Case("rcpt", say("450 4.2.1 Mailbox busy"), deferred, 450, "4.2.1", mailbox),
+    Case("rcpt", say("450 4.7.1 Greylisted"), deferred, 450, "4.7.1", policy),
+    Case("rcpt", say("451 Local error"), deferred, 451, None, network),
+    Case("rcpt", say("452 4.2.2 Full"), deferred, 452, "4.2.2", mailbox),
+    Case("rcpt", say("550 5.1.1 No such user"), failed, 550, "5.1.1", mailbox),
+    Case("rcpt", say("550-5.1.1 No such user,\n550 5.1.1 really"), failed, 550, "5.1.1", mailbox),
+    Case("rcpt", say("550 No such user"), failed, 550, None, mailbox),
+    Case("rcpt", say("551 Moved"), failed, 551, None, mailbox),
+    Case("rcpt", say("552 5.2.2 Over quota"), failed, 552, "5.2.2", mailbox),
+    Case("rcpt", say("554 5.7.1 Blocked"), failed, 554, "5.7.1", policy),
+    Case("rcpt", say("554 Blocked"), failed, 554, None, policy),
+    Case("data", say("451 4.3.0 Not now"), deferred, 451, "4.3.0", network),
+    Case("data", say("554 5.7.1 No"), failed, 554, "5.7.1", policy),
+    Case("data", say("554 No"), failed, 554, None, content),
+    Case("dot", say("250 Ok"), accepted, 250),
+    Case("dot", say("250"), accepted, 250),
+    Case("dot", say("250-2.0.0 Ok\n250 2.0.0 queued"), accepted, 250, "2.0.0"),
+    Case("dot", Act(b"250 2.0.0 Ok\r\n", seconds=0.2), accepted, 250, "2.0.0"),
+    Case("dot", say("451 4.7.0 Later"), deferred, 451, "4.7.0", policy),
+    Case("dot", say("452 4.3.1 Disk full"), deferred, 452, "4.3.1", network),
+    Case("dot", say("550 5.7.1 Spam"), failed, 550, "5.7.1", policy),
+    Case("dot", say("550 5.2.1 Disabled"), failed, 550, "5.2.1", mailbox),
+    Case("dot", say("552 Too big"), failed, 552, None, content),
+    Case("dot", say("554 5.6.0 Malformed"), failed, 554, "5.6.0", content),
+    Case("dot", say("554 Rejected"), failed, 554, None, content),
+    # 421 ends the session, and is a deferral wherever it comes.
+    Case("mail", say_and("close", "421 4.3.2 Closing"), deferred, 421, "4.3.2", network),
+    Case("rcpt", say_and("close", "421 4.7.0 Too fast"), deferred, 421, "4.7.0", policy),
+    Case("data", say_and("close", "421 Closing"), deferred, 421, None, network),
+    Case("dot", say_and("close", "421 4.3.2 Closing"), deferred, 421, "4.3.2", network),
+    Case("rcpt", say("421 4.3.2 Closing, but not really"), deferred, 421, "4.3.2", network),
+    # Before the final dot any loss is a deferral.
+    Case("mail", RESET, deferred, category=network),
+    Case("mail", CLOSE, deferred, category=network),
+    Case("mail", HALF_CLOSE, deferred, category=network),
+    Case("rcpt", RESET, deferred, category=network),
+    Case("rcpt", CLOSE, deferred, category=network),
+    Case("data", RESET, deferred, category=network),
+    Case("data", CLOSE, deferred, category=network),
+    Case("data", HALF_CLOSE, deferred, category=network),
+    # After it, any end without a reply is unknown; with a reply it is what the reply says.
+    Case("dot", RESET, unknown, category=network),
+    Case("dot", CLOSE, unknown, category=network),
+    Case("dot", HALF_CLOSE, unknown, category=network),
+    Case("dot", say_and("close", "250 2.0.0 Ok"), accepted, 250, "2.0.0"),
+    Case("dot", say_and("half_close", "250 2.0.0 Ok"), accepted, 250, "2.0.0"),
+    Case("dot", say_and("close", "550 5.7.1 No"), failed, 550, "5.7.1", policy),
+    # What is no reply counts like a loss.
+    Case("mail", say("hello"), deferred, category=network),
+    Case("mail", say("354 what?"), deferred, category=network),
+    Case("rcpt", say("25"), deferred, category=network),
+    Case("rcpt", Act(b"\x00\xff\xfe\r\n"), deferred, category=network),
+    Case("rcpt", say("250-yes\n550 no"), deferred, category=network),
+    Case("rcpt", LONG_LINE, deferred, category=network),
+    Case("rcpt", LONG_REPLY, deferred, category=network),
+    Case("data", say("250 Ok"), deferred, category=network),
+    Case("data", say("354 Go\n250 Ok"), deferred, category=network),
+    Case("dot", say("hello"), unknown, category=network),
+    Case("dot", say("199 less than nothing"), unknown, category=network),
+    Case("dot", say("600 more than all"), unknown, category=network),
+    Case("dot", say("354 Go on"), unknown, category=network),
+    Case("dot", LONG_LINE, unknown, category=network),
+    Case("dot", LONG_REPLY, unknown, category=network),
+    Case("dot", Act(b"250 2.0.0 Ok without a line end", then="close"), unknown, category=network),
+]
+
+SILENCES = [
+    Case("mail", HANG, deferred, category=network),
+    Case("rcpt", HANG, deferred, category=network),
+    Case("data", HANG, deferred, category=network),
+    Case("dot", HANG, unknown, category=network),
+    Case("dot", Act(b"250-and then", then="hang"), unknown, category=network),
+]
+
+
+def mail(number: int) -> ComposedMail:
+    return ComposedMail("bounce@list.example", f"reader{number}@example.org", BODY, smtputf8=False, eight_bit=False)
+
+
+def send_three(case: Case, extensions: tuple[str, ...], timeouts: Timeouts) -> None:
+    async def act_it_out() -> tuple[list[Outcome], SmtpServer]:
+        async with SmtpServer(script={case.phase: [case.act]}, extensions=extensions) as server:
+            esp = SmtpEsp(server.url, connections=1, timeouts=timeouts)
+            outcomes = await esp.send([mail(0), mail(1), mail(2)], lambda: False)
+            await esp.close()
+            return outcomes, server
+
+    (first, *others), server = uvloop.run(act_it_out())
+    assert (first.verdict, first.code, first.enhanced, first.category) == (
+        case.verdict,
+        case.code,
+        case.enhanced,
+        case.category,
+    ), first
+    assert [outcome.verdict for outcome in others] == [accepted, accepted], others
+    taken = {received.recipient for received in server.mails}
+    assert {"reader1@example.org", "reader2@example.org"} <= taken
+    if case.verdict is not unknown:
+        assert ("reader0@example.org" in taken) == (case.verdict is accepted)
+    assert len(server.mails) == len(taken), "a mail was sent twice"
+    assert all(received.data == UNSTUFFED for received in server.mails)
+    assert server.violations == []
+
+
+@pytest.mark.parametrize("extensions", [PIPELINED, ONE_BY_ONE], ids=["pipelined", "one by one"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_reply_or_cut_means_what_the_table_says(case: Case, extensions: tuple[str, ...]) -> None:
+    send_three(case, extensions, PATIENT)
+
+
+@pytest.mark.parametrize("extensions", [PIPELINED, ONE_BY_ONE], ids=["pipelined", "one by one"])
+@pytest.mark.parametrize("case", SILENCES, ids=str)
+def test_silence_ends_after_the_time_of_its_phase(case: Case, extensions: tuple[str, ...]) -> None:
+    send_three(case, extensions, SCALED_DOWN)
