@@ -14,7 +14,7 @@ import socket
 import ssl
 import struct
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 PIPELINED = ("PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES")
@@ -221,13 +221,12 @@ class _Connection:
                 self._server.violations.append("a body was sent for nobody")
             await self._answer("lone_dot", b"554 5.5.1 No valid recipients\r\n")
             return
-        act = self._server.next_act("dot")
-        if act is not None and act.seconds:
-            await asyncio.sleep(act.seconds)
+        act = self._server.next_act("dot") or Act(DEFAULTS["dot"])
+        await asyncio.sleep(act.seconds)
         self._server.pipelined_bodies += self._buffered()
-        answer = await self._answer("dot", act=act)
-        if answer.startswith(b"2"):
+        if act.reply.startswith(b"2"):
             self._server.mails.append(Received(sender, recipient, body, self._parameters))
+        await self._answer("dot", act=replace(act, seconds=0))
 
     async def _body(self) -> bytes:
         """Reads a body as a strict server does; what a smuggler would send is a violation."""
@@ -281,8 +280,7 @@ class _Connection:
 
     async def _answer(self, phase: str, default: bytes | None = None, act: Act | None = None) -> bytes:
         act = act or self._server.next_act(phase) or Act(DEFAULTS[phase] if default is None else default)
-        if act.seconds and phase != "dot":
-            await asyncio.sleep(act.seconds)
+        await asyncio.sleep(act.seconds)
         if act.reply:
             await self._send(act.reply)
         match act.then:
