@@ -19,6 +19,8 @@ from gateway.json_writer import json_writer
 from gateway.routes import Route
 from servicekit.errors import FieldViolation, MessmailError, Reason
 
+# A small request must not be able to ask for a large answer.
+MAX_VIOLATIONS = 20
 _CREDENTIALS = ("client_id", "client_secret")
 
 
@@ -33,7 +35,7 @@ class RequestReader:
         self._accepted = accepted_types(route)
 
     async def read(self, request: HttpRequest, path_fields: Mapping[str, str]) -> Message:
-        """Reads a request; raises MessmailError, with every field that is wrong."""
+        """Reads a request; raises MessmailError, with every field that is wrong (the first 20)."""
         route, message = self._route, self._message()
         violations: list[FieldViolation] = []
         sources: list[Mapping[str, object]] = [path_fields]
@@ -50,7 +52,8 @@ class RequestReader:
             sources.append(_read_basic(request.headers["authorization"], message))
         violations += _given_twice(sources)
         if violations:
-            raise MessmailError(Reason.ERROR_REASON_INVALID_FIELD, _summary(violations), violations=violations)
+            told = violations[:MAX_VIOLATIONS]
+            raise MessmailError(Reason.ERROR_REASON_INVALID_FIELD, _summary(told), violations=told)
         return message
 
     async def _read_body(

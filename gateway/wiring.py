@@ -15,7 +15,7 @@ import structlog
 import uvicorn
 from google.protobuf.descriptor import ServiceDescriptor
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gateway.app import Gateway, Routes
 from gateway.backends import Backend, GatewayToken, open_channel
@@ -45,6 +45,9 @@ _log = structlog.get_logger()
 
 class GatewaySettings(BaseSettings):
     """Settings of the gateway, from its environment."""
+
+    # An error about one setting must not show the others.
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
 
     gateway_listen: str = "127.0.0.1:8080"
     member_center_address: str

@@ -141,6 +141,11 @@ def test_every_wrong_field_is_named_at_once(gateway: GatewayUnderTest) -> None:
     assert violations(answer).keys() == {"page_size", "color", "access_token"}
 
 
+def test_a_small_request_cannot_ask_for_a_large_answer(gateway: GatewayUnderTest) -> None:
+    answer = gateway.post_json("/newsletter/subscribe", {f"x{n}": 1 for n in range(10_000)})
+    assert (answer.status, len(answer.json["violations"])) == (400, 20)
+
+
 def test_rules_of_the_contract_are_answered_by_the_service(gateway: GatewayUnderTest) -> None:
     answer = gateway.post_json("/newsletter/subscribe", {"list_id": "7", "email": ""})
     assert (answer.status, answer.json["reason"]) == (400, "INVALID_FIELD")
