@@ -16,6 +16,8 @@ import pydantic
 import typer
 
 from messmail_cli.failures import CommandFailed
+from messmail_cli.printing import Answer, print_answer
+from servicekit.telemetry import configure_logging
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -113,7 +115,7 @@ def migrate() -> None:
     Of the two URLs MEMBER_CENTER_DATABASE_URL and SEND_ENGINE_DATABASE_URL it needs at least one. The roles that the
     services use are made too, with the passwords MEMBER_CENTER_APP_PASSWORD and SEND_ENGINE_APP_PASSWORD.
     """
-    for service in _services_with_a_database():
+    for service in _services_with_a_database("migrate"):
         if service is Served.MEMBER_CENTER:
             from member_center import wiring as member_center
 
@@ -128,7 +130,7 @@ def migrate() -> None:
 @app.command()
 def maintain() -> None:
     """Do the daily upkeep of the databases, as their owners: make partitions ahead, drop what has expired."""
-    for service in _services_with_a_database():
+    for service in _services_with_a_database("maintain"):
         if service is Served.MEMBER_CENTER:
             from member_center import wiring as member_center
 
@@ -145,18 +147,23 @@ def bootstrap(
     with_services: Annotated[
         bool, typer.Option("--with-services", help="Also make the clients of Send Engine and of the gateway.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where there are credentials already, because all were lost.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Make the first admin credential, and show it once. Needs Member Center's settings, and runs beside it."""
     from member_center import wiring as member_center
-    from messmail_cli.printing import Answer, print_answer
 
-    made = member_center.bootstrap(with_services=with_services)
+    configure_logging("bootstrap")
+    with _process():
+        made = member_center.bootstrap(with_services=with_services, force=force)
     text = "\n".join(f"{name}: {one['client_id']} {one['client_secret']}" for name, one in made.items())
     print_answer(Answer(made, f"{text}\nThe secrets are not shown again: keep them safe now."), as_json=as_json)
 
 
-def _services_with_a_database() -> list[Served]:
+def _services_with_a_database(process: str) -> list[Served]:
+    configure_logging(process)
     found = [
         service
         for service, variable in zip((Served.MEMBER_CENTER, Served.SEND_ENGINE), _DATABASES, strict=True)
