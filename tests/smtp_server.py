@@ -43,6 +43,9 @@ class Act:
     then: str = "go"
     seconds: float = 0.0
 
+    def __str__(self) -> str:
+        return f"{self.reply[:30].decode('latin-1').strip()} {self.then}".strip()
+
 
 def say(text: str) -> Act:
     """Answers with these lines, CRLF added."""

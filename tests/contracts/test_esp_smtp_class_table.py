@@ -34,8 +34,7 @@ class Case:
     category: Category | None = None
 
     def __str__(self) -> str:
-        what = self.act.reply[:24].decode("latin-1").strip() or self.act.then
-        return f"{self.phase}: {what} {self.act.then if self.act.reply else ''} is {self.verdict}"
+        return f"{self.phase}: {self.act} is {self.verdict}"
 
 
 LONG_LINE = Act(b"2" * 1_000_000 + b"\r\n")

@@ -1,0 +1,439 @@
+"""How SMTP sessions are opened, shared, renewed and ended, and what the caller's wish to stop does to them."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import pytest
+import uvloop
+
+from send_engine.esp.port import Category, ComposedMail, Outcome, Verdict
+from send_engine.esp.smtp import SmtpEsp
+from send_engine.esp.timeouts import Timeouts
+from tests.smtp_server import (
+    CLOSE,
+    HANG,
+    ONE_BY_ONE,
+    PIPELINED,
+    RESET,
+    Act,
+    SmtpServer,
+    say,
+    say_and,
+)
+
+T = TypeVar("T")
+
+PATIENT = Timeouts(connect=20, greeting=20, mail=20, rcpt=20, data=20, block=20, final_dot=20, quit=2)
+
+
+def mail(number: int = 0, size: int = 100) -> ComposedMail:
+    data = b"Subject: one\r\n\r\n" + (b"0123456789" * 99 + b"\r\n") * (size // 992) + b"end\r\n"
+    return ComposedMail("bounce@list.example", f"reader{number}@example.org", data, smtputf8=False, eight_bit=False)
+
+
+def mails(count: int) -> list[ComposedMail]:
+    return [mail(number) for number in range(count)]
+
+
+def never() -> bool:
+    return False
+
+
+def verdicts(outcomes: list[Outcome]) -> list[Verdict]:
+    return [outcome.verdict for outcome in outcomes]
+
+
+def play(
+    server: SmtpServer, scene: Callable[[SmtpEsp], Awaitable[T]], connections: int = 1, **options: object
+) -> tuple[T, SmtpServer]:
+    async def run() -> tuple[T, SmtpServer]:
+        async with server:
+            esp = SmtpEsp(server.url, connections=connections, **{"timeouts": PATIENT, **options})  # type: ignore[arg-type]
+            result = await scene(esp)
+            await esp.close()
+            return result, server
+
+    return uvloop.run(run())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for a condition, at most ten seconds."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+# ---- pipelining
+
+
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("extensions", [PIPELINED, ONE_BY_ONE], ids=["pipelined", "one by one"])
+@pytest.mark.parametrize("apart", [False, True], ids=["together", "apart"])
+def test_many_mails_arrive_once_and_whole(
+    runner: Callable[[Awaitable[object]], object], extensions: tuple[str, ...], apart: bool
+) -> None:
+    async def run() -> None:
+        async with SmtpServer(extensions=extensions, apart=apart) as server:
+            esp = SmtpEsp(server.url, connections=3, timeouts=PATIENT)
+            outcomes = await esp.send(mails(60), never)
+            await esp.close()
+        assert set(verdicts(outcomes)) == {Verdict.accepted}
+        assert sorted(received.recipient for received in server.mails) == sorted(sent.recipient for sent in mails(60))
+        assert {received.data for received in server.mails} == {mail().data}
+        assert server.violations == []
+        assert server.connections == 3
+
+    runner(run())
+
+
+def test_the_next_mails_commands_travel_with_the_body() -> None:
+    slow_dots = SmtpServer(script={"dot": [Act(b"250 2.0.0 Ok\r\n", seconds=0.05)] * 10})
+    outcomes, server = play(slow_dots, lambda esp: esp.send(mails(10), never))
+    assert set(verdicts(outcomes)) == {Verdict.accepted}
+    assert server.pipelined_bodies == 9
+
+
+def test_without_pipelining_nothing_travels_ahead() -> None:
+    slow_dots = SmtpServer(script={"dot": [Act(b"250 2.0.0 Ok\r\n", seconds=0.01)] * 5}, extensions=ONE_BY_ONE)
+    _, server = play(slow_dots, lambda esp: esp.send(mails(5), never))
+    assert server.pipelined_bodies == 0
+    assert server.violations == []
+
+
+@pytest.mark.parametrize("extensions", [PIPELINED, ONE_BY_ONE], ids=["pipelined", "one by one"])
+def test_after_a_refused_recipient_the_transaction_is_reset(extensions: tuple[str, ...]) -> None:
+    refusing = SmtpServer(script={"rcpt": [say("550 5.1.1 No")]}, extensions=extensions)
+    outcomes, server = play(refusing, lambda esp: esp.send(mails(2), never))
+    assert verdicts(outcomes) == [Verdict.failed, Verdict.accepted]
+    assert "RSET" in server.commands
+    assert server.violations == []
+
+
+def test_a_body_asked_for_in_spite_of_a_refused_recipient_gets_a_lone_dot() -> None:
+    eager = SmtpServer(script={"rcpt": [say("550 5.1.1 No")] * 2, "data": [say("354 Go")] * 2})
+    outcomes, server = play(eager, lambda esp: esp.send(mails(3), never))
+    assert verdicts(outcomes) == [Verdict.failed, Verdict.failed, Verdict.accepted]
+    assert outcomes[0].enhanced == "5.1.1"
+    assert [received.recipient for received in server.mails] == ["reader2@example.org"]
+    assert server.violations == []
+    assert server.connections == 1
+
+
+def test_nobody_gets_an_empty_mail_from_a_server_that_refused_only_the_sender() -> None:
+    sloppy = SmtpServer(script={"mail": [say("550 5.7.1 No")], "rcpt": [say("250 Ok")], "data": [say("354 Go")]})
+    outcomes, server = play(sloppy, lambda esp: esp.send(mails(2), never))
+    assert verdicts(outcomes) == [Verdict.failed, Verdict.accepted]
+    assert [received.recipient for received in server.mails] == ["reader1@example.org"]
+
+
+def test_a_session_left_in_the_middle_of_a_transaction_is_reset_when_used_again() -> None:
+    async def scene(esp: SmtpEsp) -> list[Outcome]:
+        return [*await esp.send(mails(1), never), *await esp.send(mails(1), never)]
+
+    outcomes, server = play(SmtpServer(script={"rcpt": [say("450 4.2.1 Busy")]}), scene)
+    assert verdicts(outcomes) == [Verdict.deferred, Verdict.accepted]
+    assert server.connections == 1
+    assert server.violations == []
+
+
+# ---- what a server cannot carry
+
+
+def test_an_address_that_needs_smtputf8_fails_where_it_is_not_offered() -> None:
+    internationalised = ComposedMail("bounce@list.example", "用戶@example.org", b"x\r\n\r\n", True, True)
+    outcomes, server = play(
+        SmtpServer(extensions=("PIPELINING", "8BITMIME")), lambda esp: esp.send([internationalised, mail(1)], never)
+    )
+    assert (outcomes[0].verdict, outcomes[0].enhanced, outcomes[0].category) == (
+        Verdict.failed,
+        "5.6.7",
+        Category.mailbox,
+    )
+    assert outcomes[1].verdict is Verdict.accepted
+    assert [received.recipient for received in server.mails] == ["reader1@example.org"]
+
+
+def test_an_address_that_needs_smtputf8_is_sent_as_it_is_where_it_is_offered() -> None:
+    internationalised = ComposedMail("bounce@list.example", "用戶@example.org", "é\r\n\r\n".encode(), True, True)
+    outcomes, server = play(SmtpServer(), lambda esp: esp.send([internationalised], never))
+    assert verdicts(outcomes) == [Verdict.accepted]
+    assert server.mails[0].recipient == "用戶@example.org"
+    assert server.mails[0].parameters == "BODY=8BITMIME SMTPUTF8"
+
+
+def test_an_eight_bit_body_fails_where_it_is_not_offered() -> None:
+    eight_bit = ComposedMail("bounce@list.example", "reader@example.org", "é\r\n".encode(), False, True)
+    outcomes, server = play(SmtpServer(extensions=("PIPELINING",)), lambda esp: esp.send([eight_bit], never))
+    assert (outcomes[0].verdict, outcomes[0].enhanced) == (Verdict.failed, "5.6.3")
+    assert server.mails == []
+
+
+def test_a_mail_over_the_servers_size_fails_unsent_and_others_name_theirs() -> None:
+    outcomes, server = play(
+        SmtpServer(extensions=("PIPELINING", "SIZE 2000")),
+        lambda esp: esp.send([mail(0, size=4_000), mail(1, size=1_000)], never),
+    )
+    assert verdicts(outcomes) == [Verdict.failed, Verdict.accepted]
+    assert outcomes[0].enhanced == "5.3.4"
+    assert server.mails[0].parameters == f"SIZE={len(mail(1, size=1_000).data)}"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "a@example.org>\r\nRCPT TO:<b@example.org",
+        "a@example.org> NOTIFY=SUCCESS",
+        "a@example.org\n",
+        "a b@example.org",
+        "",
+        "a\x00@example.org",
+        '"a\r\nb"@example.org',
+    ],
+)
+def test_an_address_that_would_be_more_than_an_address_never_reaches_the_wire(address: str) -> None:
+    smuggler = ComposedMail("bounce@list.example", address, b"x\r\n", False, False)
+    outcomes, server = play(SmtpServer(), lambda esp: esp.send([smuggler], never))
+    assert (outcomes[0].verdict, outcomes[0].enhanced) == (Verdict.failed, "5.1.3")
+    assert not any(command.startswith(("MAIL", "RCPT")) for command in server.commands)
+
+
+def test_a_quoted_local_part_and_an_empty_sender_are_addresses() -> None:
+    outcomes, server = play(
+        SmtpServer(), lambda esp: esp.send([ComposedMail("", '"a > b"@example.org', b"x\r\n", False, False)], never)
+    )
+    assert verdicts(outcomes) == [Verdict.accepted]
+    assert (server.mails[0].sender, server.mails[0].recipient) == ("", '"a > b"@example.org')
+
+
+# ---- what is kept of a reply
+
+
+def test_a_reply_is_kept_without_addresses_and_bounded() -> None:
+    talkative = '550-5.1.1 <reader0@example.org>: Recipient rejected (mailto:"odd one"@example.org)\n550 5.1.1 '
+    outcomes, _ = play(
+        SmtpServer(script={"rcpt": [say(talkative + "x" * 1_000)]}), lambda esp: esp.send(mails(1), never)
+    )
+    assert outcomes[0].reply.startswith("5.1.1 <[address]>: Recipient rejected")
+    assert "@" not in outcomes[0].reply
+    assert "odd" not in outcomes[0].reply
+    assert len(outcomes[0].reply) <= 512
+
+
+# ---- sessions: sharing, renewing, ending
+
+
+def test_idle_sessions_are_used_again() -> None:
+    async def scene(esp: SmtpEsp) -> None:
+        for _ in range(5):
+            assert verdicts(await esp.send(mails(1), never)) == [Verdict.accepted]
+
+    _, server = play(SmtpServer(), scene, connections=4)
+    assert server.connections == 1
+
+
+def test_sends_at_once_share_the_connections() -> None:
+    async def scene(esp: SmtpEsp) -> list[list[Outcome]]:
+        return await asyncio.gather(*(esp.send(mails(20), never) for _ in range(6)))
+
+    results, server = play(SmtpServer(), scene, connections=2)
+    assert {verdict for outcomes in results for verdict in verdicts(outcomes)} == {Verdict.accepted}
+    assert len(server.mails) == 120
+    assert server.most_connections == 2
+
+
+def test_a_send_does_not_wait_for_connections_it_no_longer_needs() -> None:
+    """One of two connections is held by a slow send; the other carries everything else at once."""
+
+    async def scene(esp: SmtpEsp) -> None:
+        slow = asyncio.create_task(esp.send(mails(1), never))
+        await until(lambda: any(command.startswith("DATA") for command in server.commands))
+        quick = await esp.send(mails(5), never)
+        assert verdicts(quick) == [Verdict.accepted] * 5
+        assert not slow.done()
+        assert verdicts(await slow) == [Verdict.accepted]
+
+    server = SmtpServer(script={"dot": [Act(b"250 2.0.0 Ok\r\n", seconds=2)]})
+    play(server, scene, connections=2)
+
+
+def test_a_session_is_renewed_after_its_share_of_mails() -> None:
+    outcomes, server = play(SmtpServer(), lambda esp: esp.send(mails(10), never), mails_per_connection=3)
+    assert verdicts(outcomes) == [Verdict.accepted] * 10
+    assert server.connections == 4
+
+
+@pytest.mark.parametrize("answer", [say_and("close", "421 4.3.2 Closing"), RESET, CLOSE, HANG], ids=str)
+def test_no_answer_to_quit_ever_sends_a_mail_again(answer: Act) -> None:
+    outcomes, server = play(
+        SmtpServer(script={"quit": [answer] * 20}),
+        lambda esp: esp.send(mails(20), never),
+        mails_per_connection=1,
+        timeouts=Timeouts(quit=0.2),
+    )
+    assert verdicts(outcomes) == [Verdict.accepted] * 20
+    assert len(server.mails) == 20
+    assert server.commands.count("QUIT") == 20
+
+
+@pytest.mark.parametrize("end", [RESET, CLOSE, say_and("close", "421 4.4.2 Idle too long")], ids=str)
+def test_a_session_that_died_while_idle_costs_no_mail(end: Act) -> None:
+    async def scene(esp: SmtpEsp) -> list[Outcome]:
+        return [*await esp.send(mails(1), never), *await esp.send([mail(1), mail(2)], never)]
+
+    outcomes, server = play(SmtpServer(script={"mail": [say("250 Ok"), end]}), scene)
+    assert verdicts(outcomes) == [Verdict.accepted] * 3
+    assert [received.recipient for received in server.mails] == [f"reader{number}@example.org" for number in range(3)]
+
+
+def test_an_idle_session_ends_after_its_time() -> None:
+    async def scene(esp: SmtpEsp) -> None:
+        await esp.send(mails(1), never)
+        await until(lambda: "QUIT" in server.commands)
+
+    server = SmtpServer()
+    play(server, scene, idle_seconds=0.05)
+
+
+def test_a_server_that_drops_every_session_is_left_alone_soon() -> None:
+    dropping = SmtpServer(script={"mail": [RESET] * 500})
+    outcomes, server = play(dropping, lambda esp: esp.send(mails(200), never), connections=2)
+    assert set(verdicts(outcomes)) == {Verdict.deferred}
+    assert server.connections <= 10
+
+
+# ---- no session to be had
+
+
+def test_where_nobody_listens_mails_are_deferred() -> None:
+    async def run() -> list[Outcome]:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            return await SmtpEsp(f"smtp://127.0.0.1:{unused.getsockname()[1]}").send(mails(3), never)
+
+    outcomes = uvloop.run(run())
+    assert verdicts(outcomes) == [Verdict.deferred] * 3
+    assert {outcome.category for outcome in outcomes} == {Category.network}
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "category"),
+    [
+        ({"greeting": [say_and("close", "421 4.3.2 Busy")] * 9}, 421, Category.network),
+        ({"greeting": [say_and("close", "554 5.7.1 Go away")] * 9}, 554, Category.policy),
+        ({"greeting": [RESET] * 9}, None, Category.network),
+        ({"greeting": [say("hello there")] * 9}, None, Category.network),
+        ({"greeting": [HANG] * 9}, None, Category.network),
+        ({"ehlo": [say("550 5.7.1 Not you")] * 9}, 550, Category.policy),
+        ({"ehlo": [CLOSE] * 9}, None, Category.network),
+        ({"ehlo": [HANG] * 9}, None, Category.network),
+    ],
+    ids=str,
+)
+def test_a_session_that_cannot_be_opened_only_defers(
+    script: dict[str, list[Act]], code: int | None, category: Category
+) -> None:
+    outcomes, server = play(
+        SmtpServer(script=script),
+        lambda esp: esp.send(mails(3), never),
+        connections=2,
+        timeouts=Timeouts(greeting=0.3, mail=0.3, quit=0.2),
+    )
+    assert {(outcome.verdict, outcome.code, outcome.category) for outcome in outcomes} == {
+        (Verdict.deferred, code, category)
+    }
+    assert server.mails == []
+
+
+def test_one_session_that_cannot_be_opened_leaves_the_mails_to_the_others() -> None:
+    outcomes, server = play(
+        SmtpServer(script={"greeting": [say_and("close", "421 4.7.0 Too many connections")]}),
+        lambda esp: esp.send(mails(20), never),
+        connections=4,
+    )
+    assert verdicts(outcomes) == [Verdict.accepted] * 20
+    assert server.connections == 4
+
+
+def test_a_server_of_the_old_school_is_greeted_with_helo() -> None:
+    old = SmtpServer(script={"ehlo": [say("502 5.5.1 What?")]}, extensions=ONE_BY_ONE)
+    outcomes, server = play(old, lambda esp: esp.send(mails(2), never))
+    assert verdicts(outcomes) == [Verdict.accepted] * 2
+    assert server.commands[1].startswith("HELO [")
+
+
+# ---- the caller's wish to stop
+
+
+def test_an_abort_from_the_start_begins_nothing() -> None:
+    outcomes, server = play(SmtpServer(), lambda esp: esp.send(mails(5), lambda: True))
+    assert verdicts(outcomes) == [Verdict.unsent] * 5
+    assert server.mails == []
+
+
+def test_after_an_abort_no_further_mail_is_begun_and_the_sum_is_right() -> None:
+    server = SmtpServer()
+    outcomes, _ = play(server, lambda esp: esp.send(mails(500), lambda: len(server.mails) >= 10), connections=2)
+    count = verdicts(outcomes).count
+    assert count(Verdict.accepted) == len(server.mails) < 20
+    assert count(Verdict.accepted) + count(Verdict.unsent) == 500
+
+
+@pytest.mark.parametrize("phase", ["greeting", "ehlo", "mail", "rcpt", "data"])
+def test_an_abort_ends_the_wait_for_a_silent_server(phase: str) -> None:
+    started = time.monotonic()
+    outcomes, server = play(
+        SmtpServer(script={phase: [HANG] * 9}),
+        lambda esp: esp.send(mails(3), lambda: time.monotonic() - started > 0.2),
+        connections=2,
+    )
+    assert verdicts(outcomes) == [Verdict.unsent] * 3
+    assert time.monotonic() - started < 10
+    assert server.mails == []
+
+
+def test_an_abort_waits_for_the_answer_to_a_final_dot() -> None:
+    server = SmtpServer(script={"dot": [Act(b"250 2.0.0 Ok\r\n", seconds=1.5)]})
+
+    def dot_is_out() -> bool:
+        return any(command == "DATA" for command in server.commands)
+
+    outcomes, _ = play(server, lambda esp: esp.send(mails(3), dot_is_out))
+    assert verdicts(outcomes)[1:] == [Verdict.unsent] * 2
+    assert verdicts(outcomes)[0] is (Verdict.accepted if server.mails else Verdict.unsent)
+
+
+# ---- bodies larger than the buffers
+
+
+BIG = 24 * 1024 * 1024
+
+
+def test_a_large_body_arrives_whole() -> None:
+    outcomes, server = play(
+        SmtpServer(), lambda esp: esp.send([mail(0, size=BIG), mail(1, size=40_000), mail(2)], never)
+    )
+    assert verdicts(outcomes) == [Verdict.accepted] * 3
+    assert [received.data for received in server.mails] == [mail(size=BIG).data, mail(size=40_000).data, mail().data]
+
+
+@pytest.mark.parametrize(
+    ("act", "verdict", "code"),
+    [
+        (RESET, Verdict.deferred, None),
+        (CLOSE, Verdict.deferred, None),
+        (HANG, Verdict.deferred, None),
+        (say_and("hang", "552 5.3.4 Too big"), Verdict.failed, 552),
+        (say_and("hang", "250 2.0.0 Ok, whatever comes"), Verdict.deferred, None),
+    ],
+    ids=["reset", "close", "silence", "early refusal", "early acceptance"],
+)
+def test_an_end_before_the_body_is_out_is_before_the_boundary(act: Act, verdict: Verdict, code: int | None) -> None:
+    cutting = SmtpServer(script={"body": [act]}, body_limit=200_000)
+    outcomes, server = play(
+        cutting, lambda esp: esp.send([mail(0, size=BIG)], never), timeouts=Timeouts(block=0.5, quit=0.2)
+    )
+    assert (outcomes[0].verdict, outcomes[0].code) == (verdict, code)
+    assert server.mails == []
