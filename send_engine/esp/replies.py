@@ -56,7 +56,8 @@ class ReplyReader:
 
     def feed(self, data: bytes) -> list[Reply]:
         """Returns the replies that are complete now; those before a broken line are still good."""
-        if not self._tail and not self._lines and len(data) <= MAX_LINE and data.endswith(b"\r\n"):
+        fresh = not self._tail and not self._lines and self.broken is None
+        if fresh and len(data) <= MAX_LINE and data.endswith(b"\r\n"):
             # Nearly always: some whole replies of one line each. A third of the time of the careful way.
             lines = data[:-2].split(b"\r\n")
             if data.count(b"\n") == len(lines):
