@@ -8,11 +8,12 @@ from uuid import UUID
 
 from member_center.links import Links
 from member_center.lists import Lists
-from member_center.records import AudienceMember, Authorization, AuthorizedRecipient, Link, Purpose, Recipient, Status
+from member_center.records import AudienceMember, Authorization, Link, Purpose
 from member_center.storage import audience as audience_store
 from servicekit.database import Database
 
 PREFERENCES_LINK_LIFE = timedelta(days=365)
+_NOBODY = UUID(int=0)
 
 
 class Audience:
@@ -36,31 +37,19 @@ class Audience:
             found = audience_store.read_confirmed(connection, tenant_id, list_id, as_of, after, page_size + 1)
         return as_of, found[:page_size], len(found) > page_size
 
-    def authorize(self, tenant_id: UUID, list_id: UUID, ids: Sequence[UUID]) -> Authorization:
+    def authorize(self, tenant_id: UUID, list_id: UUID, ids: Sequence[bytes]) -> Authorization:
         """Tells who of a group may be mailed now, with fresh links, read in one snapshot not earlier than read_at."""
         with self._database.tenant(tenant_id) as connection:
-            read_at, found = audience_store.read_recipients(connection, tenant_id, list_id, ids)
-        preferences_until = read_at + PREFERENCES_LINK_LIFE
-        authorized = tuple(
-            self._authorized(tenant_id, list_id, recipient, preferences_until)
-            for recipient in found
-            if recipient.status is Status.CONFIRMED
-        )
-        states = {recipient.subscription_id: recipient.status for recipient in found}
-        refused = tuple((each, states.get(each)) for each in ids if states.get(each) is not Status.CONFIRMED)
-        return Authorization(read_at, authorized, refused)
-
-    def _authorized(
-        self, tenant_id: UUID, list_id: UUID, recipient: Recipient, preferences_until: datetime
-    ) -> AuthorizedRecipient:
-        one_click = Link(Purpose.ONE_CLICK, tenant_id, list_id, recipient.subscription_id)
-        preferences = Link(
-            Purpose.PREFERENCES, tenant_id, list_id, recipient.subscription_id, expires_at=preferences_until
-        )
-        return AuthorizedRecipient(
-            recipient.subscription_id,
-            recipient.address,
-            recipient.preferences_json,
-            self._links.one_click_url(one_click),
-            self._links.preferences_url(preferences),
+            group = audience_store.read_group(connection, tenant_id, list_id, ids)
+        links, confirmed = self._links, [recipient.subscription_id for recipient in group.confirmed]
+        one_click = Link(Purpose.ONE_CLICK, tenant_id, list_id, _NOBODY)
+        until = group.read_at + PREFERENCES_LINK_LIFE
+        preferences = Link(Purpose.PREFERENCES, tenant_id, list_id, _NOBODY, expires_at=until)
+        authorized = set(confirmed)
+        return Authorization(
+            read_at=group.read_at,
+            recipients=group.confirmed,
+            one_click_urls=[links.one_click_url(token) for token in links.seal_for_each(one_click, confirmed)],
+            preferences_urls=[links.preferences_url(token) for token in links.seal_for_each(preferences, confirmed)],
+            refused=[(each, group.others.get(each)) for each in dict.fromkeys(ids) if each not in authorized],
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from member_center.records import Link, Pending, Preferences, Purpose, Standing, Status, Subscription
+from member_center.records import Change, Link, Pending, Preferences, Purpose, Standing, Status, Subscription
 from servicekit.errors import MessmailError, Reason
 
 PENDING_LIFE = timedelta(days=7)
@@ -87,6 +87,12 @@ def admit(subscription: Subscription, preferences: Preferences, *, proven: bool,
     if proven:
         return _confirmed(subscription, preferences, now)
     return subscription if is_pending(subscription, now) else ask(subscription, preferences, now)
+
+
+def change(before: Subscription | None, after: Subscription, now: datetime, *, is_mailed: bool = False) -> Change:
+    """Tells what to store of a subscription: every new generation is logged, and only who can confirm is mailed."""
+    is_logged = before is None or before.generation != after.generation
+    return Change(after, status_at(after, now) if is_logged else None, is_mailed and is_pending(after, now))
 
 
 def has_ended(subscription: Subscription, now: datetime) -> bool:

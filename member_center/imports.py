@@ -8,8 +8,17 @@ from uuid import UUID, uuid4
 
 from member_center import consent
 from member_center.lists import Lists
-from member_center.records import Evidence, Imported, ImportRow, NewsletterList, Preferences, Subscription, Through
-from member_center.storage import outbox as outbox_store
+from member_center.records import (
+    Change,
+    Evidence,
+    Imported,
+    ImportRow,
+    LogEntry,
+    NewsletterList,
+    Preferences,
+    Subscription,
+    Through,
+)
 from member_center.storage import subscriptions as subscription_store
 from servicekit.addresses import AddressError, EmailAddress, parse_address
 from servicekit.database import Database
@@ -34,21 +43,11 @@ class Imports:
         with self._database.tenant(found.tenant_id) as connection:
             now, known = subscription_store.lock_by_addresses(connection, found.tenant_id, found.id, list(readable))
             new, changed = _admit_all(found, readable, known, proven, now)
-            added = set(subscription_store.add(connection, new)) if new else set()
-            subscription_store.replace(connection, changed)
+            entry = LogEntry(Through.IMPORT, now, evidence, consent.TEXT_VERSION)
             # Who is not among the added subscribed in the meantime.
-            stored = [subscription for subscription in new if subscription.id in added] + changed
-            subscription_store.log(
-                connection,
-                [(subscription, consent.status_at(subscription, now)) for subscription in stored],
-                through=Through.IMPORT,
-                at=now,
-                evidence=evidence,
-                text_version=consent.TEXT_VERSION,
-            )
-            if not proven:
-                outbox_store.queue(connection, stored, now)
-        return Imported(len(stored), len(rows) - len(stored) - len(rejected), tuple(rejected))
+            imported = len(subscription_store.add(connection, new, entry)) + len(changed)
+            subscription_store.replace(connection, changed, entry)
+        return Imported(imported, len(rows) - imported - len(rejected), tuple(rejected))
 
 
 def _read(rows: Sequence[ImportRow]) -> tuple[dict[str, tuple[EmailAddress, Preferences]], list[tuple[int, str]]]:
@@ -73,15 +72,15 @@ def _admit_all(
     known: dict[str, Subscription],
     proven: bool,
     now: datetime,
-) -> tuple[list[Subscription], list[Subscription]]:
-    """Returns the subscriptions that are new, and those that there were and that change."""
+) -> tuple[list[Change], list[Change]]:
+    """Returns what is new, and what changes of what there was."""
     new, changed = [], []
-    for key, (address, preferences) in sorted(readable.items(), key=lambda item: item[0]):
+    for key, (address, preferences) in readable.items():
         before = known.get(key)
         subscription = before or Subscription(found.tenant_id, found.id, uuid4(), key, address.address)
         after = consent.admit(subscription, preferences, proven=proven, now=now)
         if before is None:
-            new.append(after)
+            new.append(consent.change(None, after, now, is_mailed=True))
         elif after != before:
-            changed.append(after)
+            changed.append(consent.change(before, after, now, is_mailed=True))
     return new, changed

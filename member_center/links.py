@@ -11,6 +11,7 @@ import base64
 import os
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -26,7 +27,10 @@ KEY_BYTES = 32
 KEY_ID_BYTES = 4
 TOKEN_CHARACTERS = 124
 _NONCE_BYTES = 12
-_PAYLOAD = struct.Struct(">B16s16s16sIQ")
+# Purpose, tenant and list; then the subscription, 16 bytes; then generation and expiry in seconds (0: never).
+_PAYLOAD_BEFORE = struct.Struct(">B16s16s")
+_PAYLOAD_AFTER = struct.Struct(">IQ")
+_SUBSCRIPTION = slice(_PAYLOAD_BEFORE.size, _PAYLOAD_BEFORE.size + 16)
 # Decoders of base64 skip what they do not know, so that many texts would be one token: only this form is accepted.
 _TOKEN_SHAPE = re.compile(rf"[A-Za-z0-9_-]{{{TOKEN_CHARACTERS}}}")
 
@@ -59,19 +63,22 @@ class Links:
 
     def seal(self, link: Link) -> str:
         """Returns the token that carries the link."""
+        return self.seal_for_each(link, [link.subscription_id.bytes])[0]
+
+    def seal_for_each(self, link: Link, subscription_ids: Sequence[bytes]) -> list[str]:
+        """Returns, for each of these subscriptions, the token that carries the same link to it."""
         key = self._keys.current(link.purpose)
         expires = 0 if link.expires_at is None else int(link.expires_at.timestamp())
-        payload = _PAYLOAD.pack(
-            link.purpose.value,
-            link.tenant_id.bytes,
-            link.list_id.bytes,
-            link.subscription_id.bytes,
-            link.generation,
-            expires,
-        )
-        nonce = os.urandom(_NONCE_BYTES)
-        sealed = key.cipher.encrypt(nonce, payload, _bound(key))
-        return base64.urlsafe_b64encode(key.id + nonce + sealed).decode()
+        before = _PAYLOAD_BEFORE.pack(link.purpose.value, link.tenant_id.bytes, link.list_id.bytes)
+        after = _PAYLOAD_AFTER.pack(link.generation, expires)
+        bound, encrypt = _bound(key), key.cipher.encrypt
+        nonces = os.urandom(_NONCE_BYTES * len(subscription_ids))
+        tokens = []
+        for place, subscription_id in enumerate(subscription_ids):
+            nonce = nonces[place * _NONCE_BYTES : (place + 1) * _NONCE_BYTES]
+            sealed = key.id + nonce + encrypt(nonce, before + subscription_id + after, bound)
+            tokens.append(base64.urlsafe_b64encode(sealed).decode())
+        return tokens
 
     def open(self, token: str, *purposes: Purpose) -> Link:
         """Returns what a token carries; raises LINK_INVALID unless it was sealed here for one of these purposes."""
@@ -86,14 +93,15 @@ class Links:
             payload = key.cipher.decrypt(nonce, ciphertext, _bound(key))
         except InvalidTag:
             raise link_invalid() from None
-        purpose, tenant_id, list_id, subscription_id, generation, expires = _PAYLOAD.unpack(payload)
+        purpose, tenant_id, list_id = _PAYLOAD_BEFORE.unpack_from(payload)
+        generation, expires = _PAYLOAD_AFTER.unpack_from(payload, _SUBSCRIPTION.stop)
         if purpose != key.purpose.value:
             raise link_invalid()
         return Link(
             key.purpose,
             UUID(bytes=tenant_id),
             UUID(bytes=list_id),
-            UUID(bytes=subscription_id),
+            UUID(bytes=payload[_SUBSCRIPTION]),
             generation,
             datetime.fromtimestamp(expires, UTC) if expires else None,
         )
@@ -102,17 +110,17 @@ class Links:
         """Returns an unsubscribe token of nobody, for an address that is not known: the answer must not tell."""
         return self.seal(Link(Purpose.UNSUBSCRIBE, tenant_id, list_id, uuid4(), 1, expires_at))
 
-    def confirm_url(self, link: Link) -> str:
+    def confirm_url(self, token: str) -> str:
         """Returns the URL of the page with the confirm button."""
-        return f"{self._newsletter}/confirm?token={self.seal(link)}"
+        return f"{self._newsletter}/confirm?token={token}"
 
-    def one_click_url(self, link: Link) -> str:
+    def one_click_url(self, token: str) -> str:
         """Returns the URL that unsubscribes by POST (RFC 8058), and shows a page."""
-        return f"{self._newsletter}/unsubscribe?token={self.seal(link)}"
+        return f"{self._newsletter}/unsubscribe?token={token}"
 
-    def preferences_url(self, link: Link) -> str:
+    def preferences_url(self, token: str) -> str:
         """Returns the URL of the preference centre."""
-        return f"{self._newsletter}/preference-center?token={self.seal(link)}"
+        return f"{self._newsletter}/preference-center?token={token}"
 
 
 def link_invalid() -> MessmailError:

@@ -76,11 +76,8 @@ class Lists:
 
     def _read(self, list_id: UUID) -> NewsletterList | None:
         with self._database.directory() as connection:
-            owner = list_store.tenant_of_list(connection, list_id)
-        if owner is None:
-            return None
-        with self._database.tenant(owner) as connection:
-            found = list_store.read_list(connection, owner, list_id)
+            owner = list_store.enter_tenant_of(connection, list_id)
+            found = list_store.read_list(connection, owner, list_id) if owner else None
         if found is not None:
             self._kept[list_id] = (time.monotonic() + REFRESH_SECONDS, found)
             while len(self._kept) > _KEPT:

@@ -58,16 +58,20 @@ class OAuth:
     def rotate_secret(self, client_id: UUID) -> NewClient:
         """Gives a client a new secret beside the present one; raises CLIENT_NOT_FOUND."""
         secret = _make_secret()
-        owner = self._owner_of(client_id)
-        with self._database.tenant(owner) as connection:
-            client_store.rotate_secret_hash(connection, owner, client_id, _hash(secret))
+        with self._database.directory() as connection:
+            owner = client_store.enter_tenant_of(connection, client_id)
+            if not client_store.rotate_secret_hash(connection, owner, client_id, _hash(secret)):
+                raise _client_not_found()
         return NewClient(client_id, secret)
 
     def disable_client(self, client_id: UUID) -> datetime:
         """Ends a client, and returns when it ended; raises CLIENT_NOT_FOUND."""
-        owner = self._owner_of(client_id)
-        with self._database.tenant(owner) as connection:
-            return client_store.disable_client(connection, owner, client_id)
+        with self._database.directory() as connection:
+            owner = client_store.enter_tenant_of(connection, client_id)
+            ended_at = client_store.disable_client(connection, owner, client_id)
+        if ended_at is None:
+            raise _client_not_found()
+        return ended_at
 
     def has_internal_clients(self) -> bool:
         """Tells whether the installation has a client of its own that is not disabled."""
@@ -100,10 +104,8 @@ class OAuth:
         except ValueError:
             wanted = OPERATOR
         with self._database.directory() as connection:
-            owner = client_store.tenant_of_client(connection, wanted)
-        # An unknown client is looked for too, among the operator's, where it is not.
-        owner = OPERATOR if owner is None else owner
-        with self._database.tenant(owner) as connection:
+            # An unknown client is looked for too, among the operator's, where it is not.
+            owner = client_store.enter_tenant_of(connection, wanted)
             client = client_store.read_client(connection, owner, wanted)
         offered = _hash(client_secret)
         current = client.secret_hash if client else _NOBODY
@@ -135,13 +137,6 @@ class OAuth:
         headers = {"typ": TOKEN_TYPE, "kid": key.kid}
         return jwt.encode(claims, key.private_key, algorithm=ALGORITHM, headers=headers)
 
-    def _owner_of(self, client_id: UUID) -> UUID:
-        with self._database.directory() as connection:
-            owner = client_store.tenant_of_client(connection, client_id)
-        if owner is None:
-            raise MessmailError(Reason.ERROR_REASON_CLIENT_NOT_FOUND, "client_id: there is no such client")
-        return owner
-
 
 def _owner(tenant_id: UUID | None, usage: Usage) -> UUID:
     if usage is Usage.INTERNAL:
@@ -158,6 +153,10 @@ def _granted(client: Client, asked: str) -> tuple[str, ...]:
     if any(scope not in client.scopes for scope in scopes):
         raise _scope_invalid("scope: ask only for scopes that the client has, separated by single spaces")
     return scopes
+
+
+def _client_not_found() -> MessmailError:
+    return MessmailError(Reason.ERROR_REASON_CLIENT_NOT_FOUND, "client_id: there is no such client")
 
 
 def _scope_invalid(text: str) -> MessmailError:

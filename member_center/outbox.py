@@ -94,7 +94,7 @@ class Outbox:
             newsletter_list=newsletter_list,
             address=subscription.address,
             language=language_of(subscription, newsletter_list),
-            confirm_url=self._links.confirm_url(link),
+            confirm_url=self._links.confirm_url(self._links.seal(link)),
         )
 
 

@@ -48,7 +48,7 @@ class MemberPreferences:
             if subscription is None or subscription.standing is not Standing.CONFIRMED:
                 return {}
             preferences = _patched(subscription.preferences, patch)
-            subscription_store.replace(connection, [replace(subscription, preferences=preferences)])
+            subscription_store.set_preferences(connection, replace(subscription, preferences=preferences))
         return preferences
 
 

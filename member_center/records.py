@@ -197,6 +197,29 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class LogEntry:
+    """What the lines of the consent log have in common that are written together."""
+
+    through: Through
+    at: datetime
+    evidence: Evidence
+    text_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A subscription to be stored as it is afterwards.
+
+    logged is the state that the consent log is told, None where the generation stayed; is_mailed asks for a
+    confirmation mail, unless one waits already.
+    """
+
+    subscription: Subscription
+    logged: Status | None
+    is_mailed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What a link's page or a caller is told: a state, and the list it belongs to."""
 
@@ -263,10 +286,9 @@ class AudienceMember:
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """A subscription at the moment of sending; preferences are the text of a JSON object."""
+    """A confirmed subscription at the moment of sending. The id is 16 bytes, preferences the text of a JSON object."""
 
-    subscription_id: UUID
-    status: Status
+    subscription_id: bytes
     address: str = field(repr=False)
     preferences_json: str = field(repr=False)
 
@@ -290,20 +312,23 @@ class Imported:
 
 
 @dataclass(frozen=True, slots=True)
-class AuthorizedRecipient:
-    """Somebody who may be mailed now."""
+class Group:
+    """A group of subscriptions as read in one snapshot, not earlier than read_at. others tells their states."""
 
-    subscription_id: UUID
-    address: str = field(repr=False)
-    preferences_json: str = field(repr=False)
-    one_click_url: str = field(repr=False)
-    preferences_url: str = field(repr=False)
+    read_at: datetime
+    confirmed: list[Recipient]
+    others: dict[bytes, Status]
 
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
-    """Who of a group may be mailed now. refused tells the state of everybody else; None where there is nobody."""
+    """Who of a group may be mailed now, each with a one-click URL and a preferences URL.
+
+    refused tells the state of everybody else; None where there is nobody.
+    """
 
     read_at: datetime
-    authorized: tuple[AuthorizedRecipient, ...]
-    refused: tuple[tuple[UUID, Status | None], ...]
+    recipients: list[Recipient]
+    one_click_urls: list[str] = field(repr=False)
+    preferences_urls: list[str] = field(repr=False)
+    refused: list[tuple[bytes, Status | None]]

@@ -18,6 +18,7 @@ from member_center.records import (
     Answer,
     Evidence,
     Link,
+    LogEntry,
     NewsletterList,
     Preferences,
     Purpose,
@@ -27,7 +28,6 @@ from member_center.records import (
     Through,
 )
 from member_center.storage import Connection
-from member_center.storage import outbox as outbox_store
 from member_center.storage import subscriptions as subscription_store
 from servicekit.access import Caller
 from servicekit.addresses import EmailAddress
@@ -70,13 +70,8 @@ class Subscriptions:
         if found is None:
             raise list_not_found()
         with self._database.tenant(found.tenant_id) as connection:
-            now, before, asked = _ask(connection, found, person.address, preferences)
-            if before is None or before.generation != asked.generation:
-                _log(connection, asked, Through.SUBSCRIBE, now, evidence)
-            if consent.is_pending(asked, now):
-                outbox_store.queue(connection, [asked], now)
-        expires_at = now + consent.PENDING_LIFE
-        return self._links.seal(_link_to(asked, Purpose.CONFIRM_API, expires_at))
+            now, asked = _ask(connection, found, person.address, preferences, evidence)
+        return self._links.seal(_link_to(asked, Purpose.CONFIRM_API, now + consent.PENDING_LIFE))
 
     def follow_confirm_link(self, caller: Caller, token: str, evidence: Evidence) -> Answer:
         """Follows a confirmation link: the token of subscribe's answer confirms, the mailed link changes nothing."""
@@ -141,7 +136,7 @@ class Subscriptions:
                 connection, link.tenant_id, link.list_id, link.subscription_id, lock=True
             )
             if before is not None:
-                _store(connection, before, consent.end(before, link, now), _THROUGH[link.purpose], now, evidence)
+                _store(connection, before, consent.end(before, link, now), link.purpose, now, evidence)
         return _answer(found, before, Status.UNSUBSCRIBED)
 
     def _confirm(self, link: Link, evidence: Evidence) -> Answer:
@@ -153,7 +148,7 @@ class Subscriptions:
             if before is None:
                 raise consent.link_expired()
             after = consent.confirm(before, link, now)
-            _store(connection, before, after, _THROUGH[link.purpose], now, evidence)
+            _store(connection, before, after, link.purpose, now, evidence)
         return _confirm_answer(found, after)
 
     def _open(self, caller: Caller, token: str, *purposes: Purpose) -> Link:
@@ -176,50 +171,43 @@ def language_of(subscription: Subscription | None, newsletter_list: NewsletterLi
 
 
 def _ask(
-    connection: Connection, found: NewsletterList, address: EmailAddress, preferences: Preferences | None
-) -> tuple[datetime, Subscription | None, Subscription]:
-    """Stores that somebody asked; returns the time, and the subscription before (None: there was none) and after."""
+    connection: Connection,
+    found: NewsletterList,
+    address: EmailAddress,
+    preferences: Preferences | None,
+    evidence: Evidence,
+) -> tuple[datetime, Subscription]:
+    """Stores that somebody asked; returns the time and the subscription afterwards."""
     where = (connection, found.tenant_id, found.id, address.key)
     now, before = subscription_store.find_by_address(*where, lock=True)
     if before is None:
         made = Subscription(found.tenant_id, found.id, uuid4(), address.key, address.address)
         asked = consent.ask(made, preferences, now)
-        if subscription_store.add(connection, [asked]):
-            return now, None, asked
+        entry = LogEntry(Through.SUBSCRIBE, now, evidence, consent.TEXT_VERSION)
+        if subscription_store.add(connection, [consent.change(None, asked, now, is_mailed=True)], entry):
+            return now, asked
         # Somebody asked for the same person in the meantime.
         now, before = subscription_store.find_by_address(*where, lock=True)
         if before is None:
             raise RuntimeError("a subscription that was in the way is gone")
     asked = consent.ask(before, preferences, now)
     if asked != before:
-        subscription_store.replace(connection, [asked])
-    return now, before, asked
+        entry = LogEntry(Through.SUBSCRIBE, now, evidence, consent.TEXT_VERSION)
+        subscription_store.replace(connection, [consent.change(before, asked, now, is_mailed=True)], entry)
+    return now, asked
 
 
 def _store(
     connection: Connection,
     before: Subscription,
     after: Subscription,
-    through: Through,
+    purpose: Purpose,
     now: datetime,
     evidence: Evidence,
 ) -> None:
     if after != before:
-        subscription_store.replace(connection, [after])
-        _log(connection, after, through, now, evidence)
-
-
-def _log(
-    connection: Connection, subscription: Subscription, through: Through, now: datetime, evidence: Evidence
-) -> None:
-    subscription_store.log(
-        connection,
-        [(subscription, consent.status_at(subscription, now))],
-        through=through,
-        at=now,
-        evidence=evidence,
-        text_version=consent.TEXT_VERSION,
-    )
+        entry = LogEntry(_THROUGH[purpose], now, evidence, consent.TEXT_VERSION)
+        subscription_store.replace(connection, [consent.change(before, after, now)], entry)
 
 
 def _link_to(subscription: Subscription, purpose: Purpose, expires_at: datetime) -> Link:

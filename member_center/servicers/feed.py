@@ -77,22 +77,24 @@ class MemberCenterFeedServicer(member_center_feed_pb2_grpc.MemberCenterFeedServi
         self, request: pb.AuthorizeRecipientsRequest, context: grpc.ServicerContext
     ) -> pb.AuthorizeRecipientsResponse:
         """Tells who of a group may be mailed now."""
-        ids = [UUID(bytes=subscription_id) for subscription_id in request.subscription_ids]
-        answer = self._audience.authorize(UUID(request.tenant_id), UUID(request.list_id), ids)
+        answer = self._audience.authorize(
+            UUID(request.tenant_id), UUID(request.list_id), list(request.subscription_ids)
+        )
+        links = zip(answer.recipients, answer.one_click_urls, answer.preferences_urls, strict=True)
         return pb.AuthorizeRecipientsResponse(
             read_at=timestamp(answer.read_at),
             authorized=[
                 pb.AuthorizedRecipient(
-                    subscription_id=recipient.subscription_id.bytes,
+                    subscription_id=recipient.subscription_id,
                     address=recipient.address,
                     preferences_json=recipient.preferences_json,
-                    one_click_url=recipient.one_click_url,
-                    preferences_url=recipient.preferences_url,
+                    one_click_url=one_click_url,
+                    preferences_url=preferences_url,
                 )
-                for recipient in answer.authorized
+                for recipient, one_click_url, preferences_url in links
             ],
             refused=[
-                pb.RefusedRecipient(subscription_id=subscription_id.bytes, reason=_REFUSALS[status])
+                pb.RefusedRecipient(subscription_id=subscription_id, reason=_REFUSALS[status])
                 for subscription_id, status in answer.refused
             ],
         )

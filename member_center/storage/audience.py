@@ -9,7 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from member_center.records import AudienceMember, Recipient, Standing, Status
+from member_center.records import AudienceMember, Group, Recipient, Standing, Status
 from member_center.storage.tables import subscriptions
 
 _Now = sa.DateTime(timezone=True)
@@ -41,27 +41,28 @@ def read_confirmed(
     return [AudienceMember(row.id, row.domain) for row in connection.execute(query)]
 
 
-def read_recipients(
-    connection: Connection, tenant_id: UUID, list_id: UUID, ids: Sequence[UUID]
-) -> tuple[datetime, list[Recipient]]:
+def read_group(connection: Connection, tenant_id: UUID, list_id: UUID, ids: Sequence[bytes]) -> Group:
     """Reads subscriptions in one snapshot, and a time that is not later than it.
 
     Both come from one statement: messmail_now() is the time at which the statement came in, before its snapshot.
     """
-    rows = connection.execute(_RECIPIENTS, {"tenant_id": tenant_id, "list_id": list_id, "ids": list(ids)}).all()
-    return rows[0].now, [
-        Recipient(row.id, Status(row.status), row.address, row.preferences) for row in rows if row.id is not None
-    ]
+    # The text of the array is written here: thousands of ids would each be looked at for quoting.
+    wanted = "{" + ",".join([each.hex() for each in ids]) + "}"
+    rows = connection.execute(_GROUP, {"tenant_id": tenant_id, "list_id": list_id, "ids": wanted}).all()
+    confirmed = [Recipient(row[1], row[2], row[3]) for row in rows if row[4] == "confirmed"]
+    others = {row[1]: Status(row[4]) for row in rows if row[4] not in ("confirmed", None)}
+    return Group(rows[0][0], confirmed, others)
 
 
 # The state as consent.status_at() tells it: what is pending lies over the standing until it expires.
-_RECIPIENTS = sa.text(
+_GROUP = sa.text(
     """
-    SELECT clock.now, found.*
+    SELECT clock.now, found.id, found.address, found.preferences, found.status
     FROM (SELECT messmail_now() AS now) clock
     LEFT JOIN (
-        SELECT id, address, preferences::text AS preferences,
+        SELECT uuid_send(id) AS id, address, preferences::text AS preferences,
             CASE
+                WHEN standing = 'confirmed' THEN standing
                 WHEN pending_expires_at > (SELECT messmail_now()) THEN 'pending'
                 WHEN standing = 'unconfirmed' THEN 'expired'
                 ELSE standing
@@ -70,4 +71,4 @@ _RECIPIENTS = sa.text(
         WHERE tenant_id = :tenant_id AND list_id = :list_id AND id = ANY(CAST(:ids AS uuid[]))
     ) found ON true
     """
-).columns(now=_Now, id=sa.Uuid, address=sa.Text, preferences=sa.Text, status=sa.Text)
+)

@@ -8,8 +8,13 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from member_center.records import Client, Usage
+from member_center.records import OPERATOR, Client, Usage
 from member_center.storage.tables import clients
+
+_ENTER_TENANT = sa.text(
+    "SELECT set_config('app.tenant', coalesce(tenant_of_client(:client_id), CAST(:otherwise AS uuid))::text, true)"
+)
+_READ = sa.text("SELECT * FROM clients WHERE tenant_id = :tenant_id AND id = :id")
 
 
 def add_client(connection: Connection, client: Client, name: str) -> None:
@@ -26,15 +31,14 @@ def add_client(connection: Connection, client: Client, name: str) -> None:
     )
 
 
-def tenant_of_client(connection: Connection, client_id: UUID) -> UUID | None:
-    """Returns the tenant of a client, in any transaction; None when there is no such client."""
-    found: UUID | None = connection.execute(sa.select(sa.func.tenant_of_client(client_id, type_=sa.Uuid))).scalar_one()
-    return found
+def enter_tenant_of(connection: Connection, client_id: UUID) -> UUID:
+    """Lets a directory transaction see the tenant of a client, and returns it: the operator for an unknown client."""
+    return UUID(connection.execute(_ENTER_TENANT, {"client_id": client_id, "otherwise": OPERATOR}).scalar_one())
 
 
 def read_client(connection: Connection, tenant_id: UUID, client_id: UUID) -> Client | None:
     """Reads a client of the transaction's tenant."""
-    row = connection.execute(sa.select(clients).where(_is(tenant_id, client_id))).first()
+    row = connection.execute(_READ, {"tenant_id": tenant_id, "id": client_id}).first()
     if row is None:
         return None
     return Client(
@@ -54,24 +58,25 @@ def has_clients(connection: Connection, tenant_id: UUID) -> bool:
     return connection.execute(query).first() is not None
 
 
-def rotate_secret_hash(connection: Connection, tenant_id: UUID, client_id: UUID, secret_hash: bytes) -> None:
-    """Puts a new secret's hash in front; the one before stays, any older one goes."""
-    connection.execute(
+def rotate_secret_hash(connection: Connection, tenant_id: UUID, client_id: UUID, secret_hash: bytes) -> bool:
+    """Puts a new secret's hash in front; the one before stays, any older one goes. False: there is no such client."""
+    changed = connection.execute(
         sa.update(clients)
         .where(_is(tenant_id, client_id))
         .values(secret_hash=secret_hash, previous_secret_hash=clients.c.secret_hash)
     )
+    return changed.rowcount == 1
 
 
-def disable_client(connection: Connection, tenant_id: UUID, client_id: UUID) -> datetime:
-    """Ends a client and returns when it ended, which stays the first time."""
-    ended: datetime = connection.execute(
+def disable_client(connection: Connection, tenant_id: UUID, client_id: UUID) -> datetime | None:
+    """Ends a client and returns when it ended, which stays the first time; None when there is no such client."""
+    ended_at: datetime | None = connection.execute(
         sa.update(clients)
         .where(_is(tenant_id, client_id))
         .values(disabled_at=sa.func.coalesce(clients.c.disabled_at, sa.func.messmail_now()))
         .returning(clients.c.disabled_at)
-    ).scalar_one()
-    return ended
+    ).scalar_one_or_none()
+    return ended_at
 
 
 def _is(tenant_id: UUID, client_id: UUID) -> sa.ColumnElement[bool]:

@@ -16,16 +16,18 @@ from member_center.storage.tables import lists
 _PROFILE = tuple(field.name for field in fields(ListProfile))
 _LIMITS = ("subscribes_per_address_per_hour", "subscribes_per_list_per_minute")
 
+_ENTER_TENANT = sa.text("SELECT set_config('app.tenant', coalesce(tenant_of_list(:list_id)::text, ''), true)")
+
 
 def add_list(connection: Connection, tenant_id: UUID, list_id: UUID, profile: ListProfile) -> None:
     """Adds a list without limits of its own."""
     connection.execute(sa.insert(lists).values(tenant_id=tenant_id, id=list_id, **asdict(profile)))
 
 
-def tenant_of_list(connection: Connection, list_id: UUID) -> UUID | None:
-    """Returns the tenant of a list, in any transaction; None when there is no such list."""
-    found: UUID | None = connection.execute(sa.select(sa.func.tenant_of_list(list_id, type_=sa.Uuid))).scalar_one()
-    return found
+def enter_tenant_of(connection: Connection, list_id: UUID) -> UUID | None:
+    """Lets a directory transaction see the tenant of a list, and returns it; None, and nothing, for an unknown list."""
+    tenant: str = connection.execute(_ENTER_TENANT, {"list_id": list_id}).scalar_one()
+    return UUID(tenant) if tenant else None
 
 
 def read_list(connection: Connection, tenant_id: UUID, list_id: UUID) -> NewsletterList | None:

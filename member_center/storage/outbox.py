@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import Connection
 
-from member_center.records import Lease, MailResult, Subscription, WaitingMail
+from member_center.records import Lease, MailResult, WaitingMail
 from member_center.storage import subscriptions as subscription_store
 from member_center.storage.tables import confirmation_mails, subscriptions
-from servicekit.identifiers import uuid7
 
 # Every tenant with a waiting mail, each found by one step along the index: idle tenants cost nothing.
 _DUE_TENANTS = sa.text(
@@ -48,23 +46,6 @@ _LEASE = sa.text(
     RETURNING taken.tenant_id, taken.id, taken.fence
     """
 ).columns(tenant_id=sa.Uuid, id=sa.Uuid, fence=sa.BigInteger)
-
-
-def queue(connection: Connection, asked: Sequence[Subscription], due_at: datetime) -> None:
-    """Queues a confirmation mail for each subscription that none waits for yet."""
-    rows = [
-        {
-            "tenant_id": subscription.tenant_id,
-            "id": uuid7(),
-            "list_id": subscription.list_id,
-            "subscription_id": subscription.id,
-            "created_at": due_at,
-            "due_at": due_at,
-        }
-        for subscription in asked
-    ]
-    if rows:
-        connection.execute(insert(confirmation_mails).on_conflict_do_nothing(), rows)
 
 
 def read_due_tenants(connection: Connection, most: int) -> list[UUID]:

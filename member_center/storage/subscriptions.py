@@ -1,117 +1,151 @@
-"""Stores subscriptions and their consent log. Every read tells the time too, by the database's clock."""
+"""Stores subscriptions, each change together with its line in the consent log and its mail in the outbox.
+
+A change is one statement, whether of one person or of a page of an import, so that neither can be stored without the
+other. Every read tells the time too, by the database's clock.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import Connection
 
-from member_center.records import Evidence, Pending, Standing, Status, Subscription, Through
-from member_center.storage.tables import consent_log, subscriptions
+from member_center.records import Change, LogEntry, Pending, Standing, Subscription
+from servicekit.identifiers import uuid7
 
-_Now = sa.DateTime(timezone=True)
+_HERE = "tenant_id = :tenant_id AND list_id = :list_id"
+
+
+def _find(where: str, lock: str = "") -> sa.TextClause:
+    # One row comes back even where there is no subscription, because the time is asked for too.
+    return sa.text(
+        f"""
+        WITH found AS (SELECT * FROM subscriptions WHERE {_HERE} AND {where} {lock})
+        SELECT clock.now, found.* FROM (SELECT messmail_now() AS now) clock LEFT JOIN found ON true
+        """
+    )
+
+
+_BY_ADDRESS, _BY_ADDRESS_LOCKED = (_find("address_key = :address_key", lock) for lock in ("", "FOR UPDATE"))
+_BY_ID, _BY_ID_LOCKED = (_find("id = :id", lock) for lock in ("", "FOR UPDATE"))
+# Locked in one order everywhere, so that two imports never wait for each other.
+_BY_ADDRESSES_LOCKED = _find("address_key = ANY(CAST(:address_keys AS text[])) ORDER BY address_key", "FOR UPDATE")
+
+_GIVEN = """
+    WITH given AS (
+        SELECT * FROM unnest(
+            CAST(:ids AS uuid[]), CAST(:address_keys AS text[]), CAST(:addresses AS text[]),
+            CAST(:standings AS text[]), CAST(:generations AS integer[]), CAST(:preferences AS jsonb[]),
+            CAST(:confirmed_ats AS timestamptz[]), CAST(:pending_sinces AS timestamptz[]),
+            CAST(:pending_expires_ats AS timestamptz[]), CAST(:pending_preferences AS jsonb[]),
+            CAST(:statuses AS text[]), CAST(:mail_ids AS uuid[])
+        ) AS given (
+            id, address_key, address, standing, generation, preferences,
+            confirmed_at, pending_since, pending_expires_at, pending_preferences, status, mail_id
+        )
+    )
+"""
+_LOG_AND_QUEUE = """
+    logged AS (
+        INSERT INTO consent_log (
+            tenant_id, list_id, subscription_id, generation, status,
+            through, at, client_id, ip, user_agent, source_url, evidence, text_version
+        )
+        SELECT :tenant_id, :list_id, id, generation, status,
+            :through, :at, CAST(:client_id AS uuid), :ip, :user_agent, :source_url, :evidence, :text_version
+        FROM given JOIN stored USING (id) WHERE status IS NOT NULL
+    ), queued AS (
+        INSERT INTO confirmation_mails (tenant_id, id, list_id, subscription_id, created_at, due_at)
+        SELECT :tenant_id, mail_id, :list_id, id, :at, :at
+        FROM given JOIN stored USING (id) WHERE mail_id IS NOT NULL
+        ON CONFLICT DO NOTHING
+    )
+    SELECT id FROM stored
+"""
+_ADD = sa.text(
+    f"""
+    {_GIVEN}, stored AS (
+        INSERT INTO subscriptions (
+            tenant_id, list_id, id, address_key, address, standing, generation, preferences,
+            confirmed_at, pending_since, pending_expires_at, pending_preferences
+        )
+        SELECT :tenant_id, :list_id, id, address_key, address, standing, generation, preferences,
+            confirmed_at, pending_since, pending_expires_at, pending_preferences
+        FROM given ORDER BY address_key
+        ON CONFLICT (tenant_id, list_id, address_key) DO NOTHING
+        RETURNING id
+    ), {_LOG_AND_QUEUE}
+    """
+)
+_REPLACE = sa.text(
+    f"""
+    {_GIVEN}, stored AS (
+        UPDATE subscriptions present
+        SET standing = given.standing, generation = given.generation, preferences = given.preferences,
+            confirmed_at = given.confirmed_at, pending_since = given.pending_since,
+            pending_expires_at = given.pending_expires_at, pending_preferences = given.pending_preferences
+        FROM given WHERE present.tenant_id = :tenant_id AND present.list_id = :list_id AND present.id = given.id
+        RETURNING present.id
+    ), {_LOG_AND_QUEUE}
+    """
+)
 
 
 def find_by_address(
     connection: Connection, tenant_id: UUID, list_id: UUID, address_key: str, *, lock: bool = False
 ) -> tuple[datetime, Subscription | None]:
     """Reads a person's subscription to a list; locked, it stays as read until the transaction ends."""
-    return _find(connection, tenant_id, list_id, subscriptions.c.address_key == address_key, lock)
+    parameters = {"tenant_id": tenant_id, "list_id": list_id, "address_key": address_key}
+    row = connection.execute(_BY_ADDRESS_LOCKED if lock else _BY_ADDRESS, parameters).one()
+    return row.now, from_row(row) if row.id is not None else None
 
 
 def find_by_id(
     connection: Connection, tenant_id: UUID, list_id: UUID, subscription_id: UUID, *, lock: bool = False
 ) -> tuple[datetime, Subscription | None]:
     """Reads a subscription; locked, it stays as read until the transaction ends."""
-    return _find(connection, tenant_id, list_id, subscriptions.c.id == subscription_id, lock)
+    parameters = {"tenant_id": tenant_id, "list_id": list_id, "id": subscription_id}
+    row = connection.execute(_BY_ID_LOCKED if lock else _BY_ID, parameters).one()
+    return row.now, from_row(row) if row.id is not None else None
 
 
 def lock_by_addresses(
     connection: Connection, tenant_id: UUID, list_id: UUID, address_keys: Sequence[str]
 ) -> tuple[datetime, dict[str, Subscription]]:
     """Reads and locks the subscriptions of many people to a list, by address key."""
-    query = (
-        sa.select(subscriptions)
-        .where(
-            subscriptions.c.tenant_id == tenant_id,
-            subscriptions.c.list_id == list_id,
-            subscriptions.c.address_key == sa.any_(sa.literal(list(address_keys), sa.ARRAY(sa.Text))),
-        )
-        # In one order everywhere, so that two imports never wait for each other.
-        .order_by(subscriptions.c.address_key)
-        .with_for_update()
-    )
-    found = {row.address_key: from_row(row) for row in connection.execute(query)}
-    return connection.execute(sa.select(sa.func.messmail_now(type_=_Now))).scalar_one(), found
+    parameters = {"tenant_id": tenant_id, "list_id": list_id, "address_keys": list(address_keys)}
+    rows = connection.execute(_BY_ADDRESSES_LOCKED, parameters).all()
+    return rows[0].now, {row.address_key: from_row(row) for row in rows if row.id is not None}
 
 
-def add(connection: Connection, made: Sequence[Subscription]) -> list[UUID]:
-    """Adds subscriptions and returns the ids of those added; not added is who has one on that list meanwhile."""
-    statement = insert(subscriptions).on_conflict_do_nothing(index_elements=["tenant_id", "list_id", "address_key"])
-    rows = [_values(subscription) for subscription in made]
-    if len(rows) == 1:
-        found = connection.execute(statement.values(rows[0]).returning(subscriptions.c.id))
-    else:
-        found = connection.execute(statement.returning(subscriptions.c.id), rows)
-    return list(found.scalars())
+def add(connection: Connection, changes: Sequence[Change], entry: LogEntry) -> set[UUID]:
+    """Adds subscriptions to one list and returns the ids of those added.
+
+    Not among them is who got a subscription to that list from somebody else in the meantime.
+    """
+    return _store(connection, _ADD, changes, entry)
 
 
-def replace(connection: Connection, changed: Sequence[Subscription]) -> None:
-    """Stores subscriptions that were read and locked before."""
-    if not changed:
-        return
-    statement = sa.update(subscriptions).where(
-        subscriptions.c.tenant_id == sa.bindparam("at_tenant"),
-        subscriptions.c.list_id == sa.bindparam("at_list"),
-        subscriptions.c.id == sa.bindparam("at_id"),
-    )
-    rows = []
-    for subscription in changed:
-        values = _values(subscription)
-        keys = {f"at_{name}": values.pop(column) for name, column in _KEYS.items()}
-        rows.append(values | keys)
-    connection.execute(statement, rows)
+def replace(connection: Connection, changes: Sequence[Change], entry: LogEntry) -> None:
+    """Stores subscriptions to one list that were read and locked before."""
+    _store(connection, _REPLACE, changes, entry)
 
 
-def log(
-    connection: Connection,
-    changed: Sequence[tuple[Subscription, Status]],
-    *,
-    through: Through,
-    at: datetime,
-    evidence: Evidence,
-    text_version: str,
-) -> None:
-    """Appends a line to the consent log of each subscription, for its present generation and the state it is in."""
-    if not changed:
-        return
-    common = {
-        "through": through.value,
-        "at": at,
-        "client_id": evidence.client_id,
-        "ip": evidence.ip,
-        "user_agent": evidence.user_agent,
-        "source_url": evidence.source_url,
-        "evidence": evidence.text,
-        "text_version": text_version,
+def set_preferences(connection: Connection, subscription: Subscription) -> None:
+    """Stores the preferences of a subscription that was read and locked before; its consent does not change."""
+    statement = f"UPDATE subscriptions SET preferences = CAST(:preferences AS jsonb) WHERE {_HERE} AND id = :id"
+    parameters = {
+        "tenant_id": subscription.tenant_id,
+        "list_id": subscription.list_id,
+        "id": subscription.id,
+        "preferences": _json(subscription.preferences),
     }
-    lines = [
-        {
-            "tenant_id": subscription.tenant_id,
-            "list_id": subscription.list_id,
-            "subscription_id": subscription.id,
-            "generation": subscription.generation,
-            "status": status.value,
-            **common,
-        }
-        for subscription, status in changed
-    ]
-    connection.execute(sa.insert(consent_log), lines)
+    connection.execute(sa.text(statement), parameters)
 
 
 def from_row(row: Any) -> Subscription:
@@ -133,35 +167,37 @@ def from_row(row: Any) -> Subscription:
     )
 
 
-_KEYS = {"tenant": "tenant_id", "list": "list_id", "id": "id"}
-
-
-def _find(
-    connection: Connection, tenant_id: UUID, list_id: UUID, which: sa.ColumnElement[bool], lock: bool
-) -> tuple[datetime, Subscription | None]:
-    query = sa.select(subscriptions).where(
-        subscriptions.c.tenant_id == tenant_id, subscriptions.c.list_id == list_id, which
-    )
-    found = (query.with_for_update() if lock else query).cte("found")
-    # One row comes back even where there is no subscription, because the time is asked for too.
-    now = sa.select(sa.func.messmail_now(type_=_Now).label("now")).subquery("clock")
-    row = connection.execute(sa.select(now, found).select_from(now.outerjoin(found, sa.true()))).one()
-    return row.now, from_row(row) if row.id is not None else None
-
-
-def _values(subscription: Subscription) -> dict[str, Any]:
-    pending = subscription.pending
-    return {
-        "tenant_id": subscription.tenant_id,
-        "list_id": subscription.list_id,
-        "id": subscription.id,
-        "address_key": subscription.address_key,
-        "address": subscription.address,
-        "standing": subscription.standing.value,
-        "generation": subscription.generation,
-        "preferences": dict(subscription.preferences),
-        "confirmed_at": subscription.confirmed_at,
-        "pending_since": pending.since if pending else None,
-        "pending_expires_at": pending.expires_at if pending else None,
-        "pending_preferences": dict(pending.preferences) if pending and pending.preferences is not None else None,
+def _store(connection: Connection, statement: sa.TextClause, changes: Sequence[Change], entry: LogEntry) -> set[UUID]:
+    if not changes:
+        return set()
+    afterwards = [change.subscription for change in changes]
+    pendings = [subscription.pending for subscription in afterwards]
+    parameters = {
+        "tenant_id": afterwards[0].tenant_id,
+        "list_id": afterwards[0].list_id,
+        "ids": [subscription.id for subscription in afterwards],
+        "address_keys": [subscription.address_key for subscription in afterwards],
+        "addresses": [subscription.address for subscription in afterwards],
+        "standings": [subscription.standing.value for subscription in afterwards],
+        "generations": [subscription.generation for subscription in afterwards],
+        "preferences": [_json(subscription.preferences) for subscription in afterwards],
+        "confirmed_ats": [subscription.confirmed_at for subscription in afterwards],
+        "pending_sinces": [pending and pending.since for pending in pendings],
+        "pending_expires_ats": [pending and pending.expires_at for pending in pendings],
+        "pending_preferences": [pending and _json(pending.preferences) for pending in pendings],
+        "statuses": [change.logged and change.logged.value for change in changes],
+        "mail_ids": [uuid7() if change.is_mailed else None for change in changes],
+        "through": entry.through.value,
+        "at": entry.at,
+        "client_id": entry.evidence.client_id,
+        "ip": entry.evidence.ip,
+        "user_agent": entry.evidence.user_agent,
+        "source_url": entry.evidence.source_url,
+        "evidence": entry.evidence.text,
+        "text_version": entry.text_version,
     }
+    return set(connection.execute(statement, parameters).scalars())
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
