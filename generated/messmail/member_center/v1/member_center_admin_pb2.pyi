@@ -697,7 +697,9 @@ Global___RotateKeysResponse: _TypeAlias = RotateKeysResponse  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):
-    """How much is allowed. Whoever asks for more is answered RATE_LIMITED. 0 means nothing is allowed."""
+    """How much is allowed, each at most 1,000,000,000. Whoever asks for more is answered RATE_LIMITED. 0 means nothing is
+    allowed.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -143,6 +143,7 @@ class MemberCenterServicer:
 
     def ConfirmSubscription(self, request, context):
         """Confirms a subscription with either kind of confirmation link. Once confirmed, repeating the call answers the same.
+        Answers LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,6 +159,7 @@ class MemberCenterServicer:
 
     def FollowUnsubscribeLink(self, request, context):
         """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else the state.
+        Answers LINK_INVALID where that is so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,7 +167,8 @@ class MemberCenterServicer:
 
     def Unsubscribe(self, request, context):
         """Unsubscribes from one list, with a token of RequestUnsubscribeToken or with the one-click link of a mail (RFC 8058).
-        After the call has answered, no mail of that list to that person is begun. Repeating it answers the same.
+        After the call has answered, no mail of that list to that person is begun. Repeating it answers the same. Answers
+        LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,7 +184,8 @@ class MemberCenterServicer:
 
     def UpdatePreferences(self, request, context):
         """Changes the preferences of a confirmed person by a JSON merge patch (RFC 7396): null removes a member. Returns the
-        preferences afterwards. For everybody else it stores nothing and returns an empty object.
+        preferences afterwards. For everybody else it stores nothing and returns an empty object. Answers LIST_NOT_FOUND
+        where that is so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -54,16 +54,21 @@ class MemberCenterStub:
     {"status": "pending"}. Answers LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
     """
     ConfirmSubscription: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.ConfirmSubscriptionRequest, _member_center_pb2.ConfirmSubscriptionResponse]
-    """Confirms a subscription with either kind of confirmation link. Once confirmed, repeating the call answers the same."""
+    """Confirms a subscription with either kind of confirmation link. Once confirmed, repeating the call answers the same.
+    Answers LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
+    """
     RequestUnsubscribeToken: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.RequestUnsubscribeTokenRequest, _member_center_pb2.RequestUnsubscribeTokenResponse]
     """Returns a token that unsubscribes an address from a list and lives for one hour. The answer does not tell whether
     the address is on the list. Answers LIST_NOT_FOUND or RATE_LIMITED where that is so.
     """
     FollowUnsubscribeLink: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.FollowUnsubscribeLinkRequest, _member_center_pb2.FollowUnsubscribeLinkResponse]
-    """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else the state."""
+    """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else the state.
+    Answers LINK_INVALID where that is so.
+    """
     Unsubscribe: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.UnsubscribeRequest, _member_center_pb2.UnsubscribeResponse]
     """Unsubscribes from one list, with a token of RequestUnsubscribeToken or with the one-click link of a mail (RFC 8058).
-    After the call has answered, no mail of that list to that person is begun. Repeating it answers the same.
+    After the call has answered, no mail of that list to that person is begun. Repeating it answers the same. Answers
+    LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
     """
     GetPreferences: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.GetPreferencesRequest, _member_center_pb2.GetPreferencesResponse]
     """Returns the preferences of a confirmed person; an empty object for everybody else. Answers LIST_NOT_FOUND where that
@@ -71,7 +76,8 @@ class MemberCenterStub:
     """
     UpdatePreferences: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.UpdatePreferencesRequest, _member_center_pb2.UpdatePreferencesResponse]
     """Changes the preferences of a confirmed person by a JSON merge patch (RFC 7396): null removes a member. Returns the
-    preferences afterwards. For everybody else it stores nothing and returns an empty object.
+    preferences afterwards. For everybody else it stores nothing and returns an empty object. Answers LIST_NOT_FOUND
+    where that is so.
     """
 
 @_typing.type_check_only
@@ -100,16 +106,21 @@ class MemberCenterAsyncStub(MemberCenterStub):
     {"status": "pending"}. Answers LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
     """
     ConfirmSubscription: _aio.UnaryUnaryMultiCallable[_member_center_pb2.ConfirmSubscriptionRequest, _member_center_pb2.ConfirmSubscriptionResponse]  # type: ignore[assignment]
-    """Confirms a subscription with either kind of confirmation link. Once confirmed, repeating the call answers the same."""
+    """Confirms a subscription with either kind of confirmation link. Once confirmed, repeating the call answers the same.
+    Answers LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
+    """
     RequestUnsubscribeToken: _aio.UnaryUnaryMultiCallable[_member_center_pb2.RequestUnsubscribeTokenRequest, _member_center_pb2.RequestUnsubscribeTokenResponse]  # type: ignore[assignment]
     """Returns a token that unsubscribes an address from a list and lives for one hour. The answer does not tell whether
     the address is on the list. Answers LIST_NOT_FOUND or RATE_LIMITED where that is so.
     """
     FollowUnsubscribeLink: _aio.UnaryUnaryMultiCallable[_member_center_pb2.FollowUnsubscribeLinkRequest, _member_center_pb2.FollowUnsubscribeLinkResponse]  # type: ignore[assignment]
-    """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else the state."""
+    """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else the state.
+    Answers LINK_INVALID where that is so.
+    """
     Unsubscribe: _aio.UnaryUnaryMultiCallable[_member_center_pb2.UnsubscribeRequest, _member_center_pb2.UnsubscribeResponse]  # type: ignore[assignment]
     """Unsubscribes from one list, with a token of RequestUnsubscribeToken or with the one-click link of a mail (RFC 8058).
-    After the call has answered, no mail of that list to that person is begun. Repeating it answers the same.
+    After the call has answered, no mail of that list to that person is begun. Repeating it answers the same. Answers
+    LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
     """
     GetPreferences: _aio.UnaryUnaryMultiCallable[_member_center_pb2.GetPreferencesRequest, _member_center_pb2.GetPreferencesResponse]  # type: ignore[assignment]
     """Returns the preferences of a confirmed person; an empty object for everybody else. Answers LIST_NOT_FOUND where that
@@ -117,7 +128,8 @@ class MemberCenterAsyncStub(MemberCenterStub):
     """
     UpdatePreferences: _aio.UnaryUnaryMultiCallable[_member_center_pb2.UpdatePreferencesRequest, _member_center_pb2.UpdatePreferencesResponse]  # type: ignore[assignment]
     """Changes the preferences of a confirmed person by a JSON merge patch (RFC 7396): null removes a member. Returns the
-    preferences afterwards. For everybody else it stores nothing and returns an empty object.
+    preferences afterwards. For everybody else it stores nothing and returns an empty object. Answers LIST_NOT_FOUND
+    where that is so.
     """
 
 class MemberCenterServicer(metaclass=_abc_1.ABCMeta):
@@ -179,7 +191,9 @@ class MemberCenterServicer(metaclass=_abc_1.ABCMeta):
         request: _member_center_pb2.ConfirmSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_member_center_pb2.ConfirmSubscriptionResponse, _abc.Awaitable[_member_center_pb2.ConfirmSubscriptionResponse]]:
-        """Confirms a subscription with either kind of confirmation link. Once confirmed, repeating the call answers the same."""
+        """Confirms a subscription with either kind of confirmation link. Once confirmed, repeating the call answers the same.
+        Answers LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
+        """
 
     @_abc_1.abstractmethod
     def RequestUnsubscribeToken(
@@ -197,7 +211,9 @@ class MemberCenterServicer(metaclass=_abc_1.ABCMeta):
         request: _member_center_pb2.FollowUnsubscribeLinkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_member_center_pb2.FollowUnsubscribeLinkResponse, _abc.Awaitable[_member_center_pb2.FollowUnsubscribeLinkResponse]]:
-        """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else the state."""
+        """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else the state.
+        Answers LINK_INVALID where that is so.
+        """
 
     @_abc_1.abstractmethod
     def Unsubscribe(
@@ -206,7 +222,8 @@ class MemberCenterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_member_center_pb2.UnsubscribeResponse, _abc.Awaitable[_member_center_pb2.UnsubscribeResponse]]:
         """Unsubscribes from one list, with a token of RequestUnsubscribeToken or with the one-click link of a mail (RFC 8058).
-        After the call has answered, no mail of that list to that person is begun. Repeating it answers the same.
+        After the call has answered, no mail of that list to that person is begun. Repeating it answers the same. Answers
+        LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
         """
 
     @_abc_1.abstractmethod
@@ -226,7 +243,8 @@ class MemberCenterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_member_center_pb2.UpdatePreferencesResponse, _abc.Awaitable[_member_center_pb2.UpdatePreferencesResponse]]:
         """Changes the preferences of a confirmed person by a JSON merge patch (RFC 7396): null removes a member. Returns the
-        preferences afterwards. For everybody else it stores nothing and returns an empty object.
+        preferences afterwards. For everybody else it stores nothing and returns an empty object. Answers LIST_NOT_FOUND
+        where that is so.
         """
 
 def add_MemberCenterServicer_to_server(servicer: MemberCenterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
