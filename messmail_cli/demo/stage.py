@@ -34,7 +34,7 @@ class Stage:
         """Shows a call and its answer, secrets shortened."""
         path, _, query = exchange.path.partition("?")
         shown = f"{path}?{_shorten_query(query)}" if query else path
-        self.console.print(Text.assemble(("→ ", "cyan"), (f"{exchange.method} {shown}", "bold cyan")))
+        self.console.print(Text.assemble(("→ ", "cyan"), (f"{exchange.method} {shown}", "bold cyan")), soft_wrap=True)
         if exchange.sent is not None:
             self._indented(exchange.sent)
         style = "green" if exchange.status < 400 else "red"
