@@ -39,6 +39,8 @@ class Valkey:
             "appendfsync": "everysec",
             "save": "",
             "daemonize": "no",
+            # A changed title would overwrite the mark in the environment by which an orphan is known as ours.
+            "set-proc-title": "no",
             "maxmemory-policy": "noeviction",
         }
         write_private(server._configuration, "".join(f"{name} {_quoted(value)}\n" for name, value in settings.items()))

@@ -11,7 +11,7 @@ import psutil
 import psycopg
 import pytest
 
-from local_stack.children import RunningChild
+from local_stack.children import MARK, RunningChild
 from local_stack.data_directory import DataDirectory
 from local_stack.engines import running
 from local_stack.engines.postgres import Postgres
@@ -66,6 +66,7 @@ def test_its_files_are_private_and_belong_to_whoever_runs_it(server: Postgres) -
     assert process.uids().effective == home.stat().st_uid != 0
     password = (server.data.path / "secrets/postgres-superuser").read_text()
     assert password not in " ".join(process.cmdline())
+    assert process.environ()[MARK] == str(server.data.path), "an orphan could not be told from a stranger"
 
 
 def test_what_was_committed_is_there_after_a_kill_and_a_reused_pid(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import psutil
 import pytest
 import redis
 
-from local_stack.children import RunningChild
+from local_stack.children import MARK, RunningChild
 from local_stack.data_directory import DataDirectory
 from local_stack.engines import running
 from local_stack.engines.valkey import Valkey
@@ -21,7 +21,9 @@ def test_it_wants_its_password_and_shows_it_on_no_command_line(tmp_path: Path) -
             assert not child.wait(0.02), "Valkey ended while starting"
         with redis.Redis(port=valkey.address.port) as stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()
-        assert valkey.url.split("@")[0].removeprefix("redis://:") not in " ".join(psutil.Process(child.pid).cmdline())
+        process = psutil.Process(child.pid)
+        assert valkey.url.split("@")[0].removeprefix("redis://:") not in " ".join(process.cmdline())
+        assert process.environ()[MARK] == str(data.path), "an orphan could not be told from a stranger"
     finally:
         psutil.Process(child.pid).terminate()
         child.wait()
