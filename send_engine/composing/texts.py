@@ -1,7 +1,7 @@
 """Every sentence Messmail itself puts into a mail, in every language it speaks.
 
 A text is shown to people who never chose Messmail: plain words, no product name. `{list_name}` is what the tenant
-called the list; nothing a stranger typed is ever put into a text.
+called the list; nothing a stranger typed is ever put into a text. The English is ASCII: a plain mail stays 7bit.
 """
 
 from dataclasses import dataclass
@@ -33,10 +33,10 @@ _ZH_TW = MailTexts(
 )
 _EN = MailTexts(
     tag="en",
-    footer="You receive this mail because you subscribed to “{list_name}”.",
+    footer='You receive this mail because you subscribed to "{list_name}".',
     unsubscribe="Unsubscribe",
-    confirm_subject="Please confirm your subscription to “{list_name}”",
-    confirm_request="Somebody asked to subscribe this e-mail address to “{list_name}”. "
+    confirm_subject='Please confirm your subscription to "{list_name}"',
+    confirm_request='Somebody asked to subscribe this e-mail address to "{list_name}". '
     "If it was you, please confirm by following this link:",
     confirm_action="Confirm my subscription",
     confirm_life="The link is valid for 7 days.",
