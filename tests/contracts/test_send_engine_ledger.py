@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 import hypothesis.strategies as st
 import psycopg
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis import HealthCheck, given, settings
 
 from send_engine import job_states
 from send_engine.deliveries import BatchLostError, HeldBatch, Ledger, LedgerTerms
@@ -30,9 +24,8 @@ from tests.send_engine_fixtures import Engines, Ledgerbase, send_engine_engines
 
 __all__ = ["send_engine_engines"]
 
-LEASE, SIZES = 60.0, (7, 5, 1)
+LEASE, SIZES = 60.0, (24, 17, 1)
 AUDIENCE = sum(SIZES)
-OUTCOMES = (DeliveryState.SENT, DeliveryState.FAILED, DeliveryState.SUPPRESSED, DeliveryState.UNKNOWN)
 
 
 @pytest.fixture(scope="module")
@@ -47,109 +40,100 @@ def database(base: Ledgerbase) -> Iterator[Database]:
     made.close()
 
 
-def make_job(database: Database, policy: UnknownPolicy) -> tuple[uuid.UUID, uuid.UUID]:
-    """Makes a job that is sending, with batches of SIZES."""
-    tenant_id, job_id = uuid.uuid4(), uuid.uuid4()
+@pytest.fixture
+def eye(base: Ledgerbase) -> Iterator[psycopg.Connection]:
+    """Sees every row, on an empty ledger whose clock is right."""
+    with psycopg.connect(base.superuser_url, autocommit=True) as connection:
+        for table in ("deliveries", "batches", "send_jobs", "tenant_turns"):
+            connection.execute(f"DELETE FROM {table}".encode())
+        connection.execute("UPDATE messmail_clock SET ahead = '0'")
+        yield connection
+
+
+def make_job(
+    database: Database, policy: UnknownPolicy, sizes: Sequence[int] = SIZES, tenant_id: uuid.UUID | None = None
+) -> tuple[uuid.UUID, uuid.UUID]:
+    """Makes a job that is sending, with batches of these sizes."""
+    tenant_id, job_id = tenant_id or uuid.uuid4(), uuid.uuid4()
     new = NewJob(uuid.uuid4(), "", "x", None, "x", False, policy, {}, None)
     with database.tenant(tenant_id) as connection:
         send_jobs.insert(connection, tenant_id, job_id, new)
-        connection.exec_driver_sql("INSERT INTO tenant_turns (tenant_id) VALUES (%s)", (tenant_id,))
+        connection.exec_driver_sql(
+            "INSERT INTO tenant_turns (tenant_id) VALUES (%s) ON CONFLICT DO NOTHING", (tenant_id,)
+        )
         send_jobs.set_planning(connection, tenant_id, job_id)
-        parts = [(uuid7(), [AudienceMember(uuid.uuid4(), "x") for _ in range(size)]) for size in SIZES]
+        parts = [(uuid7(), [AudienceMember(uuid.uuid4(), "x") for _ in range(size)]) for size in sizes]
         batches.insert_planned(connection, tenant_id, job_id, {batch: len(part) for batch, part in parts})
         deliveries.insert(connection, tenant_id, parts)
         job_states.begin_sending(connection, tenant_id, job_id)
     return tenant_id, job_id
 
 
-class LedgerMachine(RuleBasedStateMachine):
-    """Workers that claim, mark, record, release, die and wake up again, while time passes and somebody cancels."""
+@dataclass
+class Worker:
+    """A worker that may hold a batch, and the rows of it that it has marked."""
 
-    base: ClassVar[Ledgerbase]
-    database: ClassVar[Database]
+    held: HeldBatch | None = None
+    marked: list[int] = field(default_factory=list)
 
-    @initialize(policy=st.sampled_from(UnknownPolicy))
-    def begin(self, policy: UnknownPolicy) -> None:
-        self.eye = psycopg.connect(self.base.superuser_url, autocommit=True)
-        self.eye.execute("DELETE FROM deliveries")
-        self.eye.execute("DELETE FROM batches")
-        self.eye.execute("DELETE FROM send_jobs")
-        self.eye.execute("UPDATE messmail_clock SET ahead = '0'")
-        self.policy = policy
-        self.ledger = Ledger(self.database, LedgerTerms("worker", LEASE, give_up_seconds=4 * 3600))
-        self.tenant_id, self.job_id = make_job(self.database, policy)
-        self.held: list[tuple[HeldBatch, list[int]]] = []
+
+class Story:
+    """Workers that claim, mark, record, release, die, freeze and wake up, while time passes and somebody cancels."""
+
+    def __init__(self, database: Database, eye: psycopg.Connection, policy: UnknownPolicy) -> None:
+        self.database, self.eye, self.policy = database, eye, policy
+        for table in ("deliveries", "batches", "send_jobs", "tenant_turns"):
+            eye.execute(f"DELETE FROM {table}".encode())
+        eye.execute("UPDATE messmail_clock SET ahead = '0'")
+        self.ledger = Ledger(database, LedgerTerms("worker", LEASE, give_up_seconds=4 * 3600))
+        self.tenant_id, self.job_id = make_job(database, policy)
+        self.workers = [Worker(), Worker()]
+        self.frozen: list[Worker] = []
         self.decided: dict[uuid.UUID, str] = {}
         self.cancelled = False
 
-    def teardown(self) -> None:
-        if hasattr(self, "eye"):
-            self.eye.close()
+    def work(self, who: int, lane: Lane, outcomes: list[str]) -> None:
+        """Lets a worker take its next step."""
+        self._step(self.workers[who], lane, outcomes)
 
-    @rule(lane=st.sampled_from([Lane.BULK, Lane.RETRY]))
-    def claim(self, lane: Lane) -> None:
-        held = self.ledger.claim(lane)
-        if held is not None:
-            held.settle_lapse(self.policy)
-            self.held.append((held, []))
-
-    @precondition(lambda self: self.held)
-    @rule(which=st.integers(0), count=st.integers(1, 4))
-    def mark(self, which: int, count: int) -> None:
-        held, group = self.held[which % len(self.held)]
-        if group or held.is_done:
+    def wake(self, releases: bool, outcomes: list[str]) -> None:
+        """Lets a worker that was frozen take its next step, or give up; neither may matter if its batch was taken."""
+        if not self.frozen:
             return
-        with self.unchanged_when_lost(held):
-            marked = held.mark(count)
-            assert not (marked and self.cancelled), "no mail of a cancelled job is begun"
-            group.extend(row.ordinal for row in marked)
+        worker = self.frozen.pop(0)
+        if worker.held is not None and releases:
+            worker.held.release()
+        elif worker.held is not None:
+            self._step(worker, Lane.BULK, outcomes)
 
-    @precondition(lambda self: any(group for _, group in self.held))
-    @rule(which=st.integers(0), outcomes=st.lists(st.sampled_from((*OUTCOMES, None, "unsent")), min_size=4, max_size=4))
-    def record(self, which: int, outcomes: list[Any]) -> None:
-        marked = [(held, group) for held, group in self.held if group]
-        held, group = marked[which % len(marked)]
-        results = [
-            Result(ordinal, outcome if isinstance(outcome, DeliveryState) and outcome in OUTCOMES
-                   else DeliveryState.PENDING, "why", "reply", tried=outcome != "unsent")
-            for ordinal, outcome in zip(group, outcomes, strict=False)
-        ]  # fmt: skip
-        with self.unchanged_when_lost(held):
-            held.record(results, self.policy)
-            held.look()
-        group.clear()
+    def freeze(self, who: int) -> None:
+        """Replaces a worker by a new one; the old one may wake up."""
+        self.frozen.append(self.workers[who])
+        self.workers[who] = Worker()
 
-    @precondition(lambda self: self.held)
-    @rule(which=st.integers(0))
-    def release(self, which: int) -> None:
-        held, _ = self.held.pop(which % len(self.held))
-        held.release()
+    def release(self, who: int) -> None:
+        """Lets a worker give its batch back, which it may only when it has begun no mail."""
+        worker = self.workers[who]
+        if worker.held is not None:
+            worker.held.release()
+            self.workers[who] = Worker()
 
-    @precondition(lambda self: self.held)
-    @rule(which=st.integers(0))
-    def die(self, which: int) -> None:
-        self.held.pop(which % len(self.held))
-
-    @rule(seconds=st.sampled_from([LEASE + 1, 3700.0]))
     def pass_time(self, seconds: float) -> None:
+        """Moves the database's clock."""
         self.eye.execute("UPDATE messmail_clock SET ahead = ahead + make_interval(secs => %s)", [seconds])
 
-    @precondition(lambda self: not self.cancelled)
-    @rule(dice=st.integers(0, 5))
-    def cancel(self, dice: int) -> None:
-        if dice:
-            return
+    def cancel(self) -> None:
+        """Cancels the job if that is possible."""
         with self.database.tenant(self.tenant_id) as connection:
             status = send_jobs.lock(connection, self.tenant_id, self.job_id)
             assert status is not None
-            if not job_states.may_become(status, JobStatus.CANCELLED):
-                return
-            send_jobs.set_cancelled(connection, self.tenant_id, self.job_id, 0, 0)
-            batches.close_unclaimed(connection, self.tenant_id, self.job_id)
-        self.cancelled = True
+            if job_states.may_become(status, JobStatus.CANCELLED):
+                send_jobs.set_cancelled(connection, self.tenant_id, self.job_id, 0, 0)
+                batches.close_unclaimed(connection, self.tenant_id, self.job_id)
+                self.cancelled = True
 
-    @invariant()
-    def sums_hold(self) -> None:
+    def check(self) -> None:
+        """Looks whether the sums hold and what was decided has stayed so."""
         with self.database.tenant(self.tenant_id) as connection:
             found = send_jobs.find(connection, self.tenant_id, self.job_id)
         assert found is not None
@@ -157,66 +141,237 @@ class LedgerMachine(RuleBasedStateMachine):
         parts = (c.pending, c.claimed, c.sending, c.deferred, c.sent, c.failed, c.suppressed, c.cancelled, c.unknown)
         assert sum(parts) == c.total == AUDIENCE
         assert min(parts) >= 0
-        states = Counter(row[1] for row in self.rows())
-        assert states.total() == AUDIENCE
-        for state in OUTCOMES:
-            assert states[state.value] == getattr(c, state.value)
         if found.job.status is JobStatus.COMPLETED:
             assert c.pending + c.claimed + c.sending + c.deferred + c.cancelled == 0
-
-    @invariant()
-    def what_is_decided_stays_decided(self) -> None:
-        now = {subscription: state for subscription, state in self.rows() if state != "pending"}
+        rows = self.eye.execute("SELECT subscription_id, state FROM deliveries").fetchall()
+        states = Counter(state for _, state in rows)
+        assert states.total() == AUDIENCE
+        for state in (DeliveryState.SENT, DeliveryState.FAILED, DeliveryState.SUPPRESSED, DeliveryState.UNKNOWN):
+            assert states[state.value] == getattr(c, state.value)
+        now = {subscription: state for subscription, state in rows if state != "pending"}
         assert {subscription: now.get(subscription) for subscription in self.decided} == self.decided
         self.decided = now
 
-    def rows(self) -> list[tuple[uuid.UUID, str]]:
-        return self.eye.execute("SELECT subscription_id, state FROM deliveries").fetchall()
+    def _step(self, worker: Worker, lane: Lane, outcomes: list[str]) -> None:
+        if worker.held is None:
+            worker.held = self.ledger.claim(lane)
+            if worker.held is not None:
+                worker.held.settle_lapse(self.policy)
+            return
+        held = worker.held
+        with self._nothing_written_when_lost(held):
+            if worker.marked:
+                results = [RESULTS[outcome](row) for row, outcome in zip(worker.marked, outcomes, strict=False)]
+                worker.marked = []
+                held.record(results, self.policy)
+            elif not held.is_done:
+                worker.marked = [row.ordinal for row in held.mark(len(outcomes))]
+                assert not (worker.marked and self.cancelled), "no mail of a cancelled job is begun"
+        if held.is_done or (not worker.marked and held.must_stop()):
+            worker.held = None
 
-    def unchanged_when_lost(self, held: HeldBatch) -> _UnchangedWhenLost:
-        return _UnchangedWhenLost(self, held)
+    @contextmanager
+    def _nothing_written_when_lost(self, held: HeldBatch) -> Iterator[None]:
+        before = self._snapshot()
+        try:
+            yield
+        except BatchLostError:
+            row = self.eye.execute(
+                "SELECT fence, status, lease_until FROM batches WHERE id = %s", [held.claim.batch_id]
+            ).fetchone()
+            assert row is not None
+            fence, status, lease_until = row
+            assert fence != held.claim.fence or status == "closed" or lease_until is None, "it was not lost at all"
+            assert self._snapshot() == before
+            for worker in self.workers:
+                if worker.held is held:
+                    worker.held, worker.marked = None, []
+
+    def _snapshot(self) -> object:
+        return [
+            self.eye.execute(f"SELECT md5(string_agg(t::text, '' ORDER BY t)) FROM {table} t".encode()).fetchone()
+            for table in ("deliveries", "batches")
+        ]
 
 
-class _UnchangedWhenLost:
-    """Lets a worker find out that its batch is lost, and checks that it was, and that nothing was written."""
-
-    def __init__(self, machine: LedgerMachine, held: HeldBatch) -> None:
-        self._machine, self._held = machine, held
-
-    def __enter__(self) -> None:
-        self._before = self._snapshot()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        if kind is not BatchLostError:
-            return False
-        fence, status = self._machine.eye.execute(
-            "SELECT fence, status FROM batches WHERE id = %s", [self._held.claim.batch_id]
-        ).fetchone() or (None, None)
-        assert fence != self._held.claim.fence or status == "closed" or self._was_released()
-        assert self._snapshot() == self._before
-        self._machine.held = [(held, group) for held, group in self._machine.held if held is not self._held]
-        return True
-
-    def _was_released(self) -> bool:
-        row = self._machine.eye.execute(
-            "SELECT lease_until FROM batches WHERE id = %s", [self._held.claim.batch_id]
-        ).fetchone()
-        return row == (None,)
-
-    def _snapshot(self) -> list[str]:
-        eye = self._machine.eye
-        return sorted(map(str, eye.execute("SELECT * FROM deliveries").fetchall())) + sorted(
-            map(str, eye.execute("SELECT * FROM batches").fetchall())
-        )
+def finish(story: Story) -> None:
+    """Lets time pass and one worker work until nothing is left."""
+    worker = story.workers[0]
+    for _ in range(100):
+        story.pass_time(3700)
+        for lane in (Lane.BULK, Lane.RETRY):
+            story.work(0, lane, ["sent"] * 8)
+            while worker.held is not None:
+                story.work(0, lane, ["sent"] * 8)
+        if not story.eye.execute("SELECT 1 FROM batches WHERE status <> 'closed'").fetchone():
+            return
+    pytest.fail("the job does not end")
 
 
+RESULTS = {
+    "sent": lambda row: Result(row, DeliveryState.SENT, "", "250 kept"),
+    "failed": lambda row: Result(row, DeliveryState.FAILED, "mailbox", "550 gone"),
+    "suppressed": lambda row: Result(row, DeliveryState.SUPPRESSED, "unsubscribed", tried=False),
+    "unknown": lambda row: Result(row, DeliveryState.UNKNOWN, "network", "cut"),
+    "deferred": lambda row: Result(row, DeliveryState.PENDING, "network", "451 later"),
+    "unsent": lambda row: Result(row, DeliveryState.PENDING, tried=False),
+}
+WHO = st.integers(0, 1)
+OUTCOMES = st.lists(st.sampled_from(sorted(RESULTS)), min_size=4, max_size=4)
+WORK = st.tuples(st.just("work"), WHO, st.sampled_from([Lane.BULK, Lane.BULK, Lane.RETRY]), OUTCOMES)
+TROUBLE = st.one_of(
+    st.tuples(st.just("freeze"), WHO),
+    st.tuples(st.just("wake"), st.booleans(), OUTCOMES),
+    st.tuples(st.just("release"), WHO),
+    st.tuples(st.just("pass_time"), st.sampled_from([LEASE + 1, 3700.0])),
+)
+ACTIONS = st.lists(st.one_of(WORK, WORK, WORK, TROUBLE, TROUBLE), min_size=30, max_size=50)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(actions=ACTIONS, policy=st.sampled_from(UnknownPolicy), cancel_at=st.one_of(st.none(), st.integers(5, 30)))
 def test_sums_hold_in_whatever_order_workers_claim_mark_record_die_and_wake(
-    base: Ledgerbase, database: Database
+    base: Ledgerbase,
+    database: Database,
+    actions: list[tuple[str, ...]],
+    policy: UnknownPolicy,
+    cancel_at: int | None,
 ) -> None:
-    LedgerMachine.base, LedgerMachine.database = base, database
-    run_state_machine_as_test(
-        LedgerMachine,
-        settings=settings(
-            max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+    with psycopg.connect(base.superuser_url, autocommit=True) as eye:
+        story = Story(database, eye, policy)
+        for number, (name, *arguments) in enumerate(actions):
+            getattr(story, name)(*arguments)
+            story.check()
+            if number == cancel_at:
+                story.cancel()
+                story.check()
+        finish(story)
+        story.check()
+
+
+# ---- single facts
+
+
+def claimed(ledger: Ledger, lane: Lane = Lane.BULK) -> HeldBatch:
+    held = ledger.claim(lane)
+    assert held is not None
+    held.settle_lapse(UnknownPolicy.RESEND)
+    return held
+
+
+def lapse(eye: psycopg.Connection, seconds: float = LEASE + 1) -> None:
+    eye.execute("UPDATE messmail_clock SET ahead = ahead + make_interval(secs => %s)", [seconds])
+
+
+def results(held: HeldBatch, count: int, outcome: str = "sent") -> list[Result]:
+    return [RESULTS[outcome](row.ordinal) for row in held.mark(count)]
+
+
+LATE_WRITES: dict[str, Callable[[HeldBatch, list[Result]], object]] = {
+    "mark": lambda held, late: held.mark(1),
+    "record": lambda held, late: held.record(late, UnknownPolicy.RESEND),
+    "release": lambda held, late: held.release(),
+    "look": lambda held, late: held.look(),
+    "settle": lambda held, late: held.settle_lapse(UnknownPolicy.RESEND),
+}
+
+
+@pytest.mark.parametrize("write", LATE_WRITES)
+@pytest.mark.parametrize("had_marked", [False, True])
+def test_whoever_has_lost_its_batch_writes_nothing(
+    eye: psycopg.Connection, database: Database, write: str, had_marked: bool
+) -> None:
+    make_job(database, UnknownPolicy.RESEND, [6])
+    ledger = Ledger(database, LedgerTerms("worker", LEASE))
+    late = claimed(ledger)
+    old_results = results(late, 3) if had_marked else []
+    lapse(eye)
+    current = claimed(ledger)
+    fresh = results(current, 2)
+    snapshot = (
+        "SELECT md5(string_agg(t::text, '' ORDER BY t)) FROM (SELECT batches::text AS t FROM batches "
+        "UNION ALL SELECT deliveries::text FROM deliveries) t"
     )
+    before = eye.execute(snapshot).fetchone()
+    with suppress(BatchLostError):
+        LATE_WRITES[write](late, old_results)
+    assert eye.execute(snapshot).fetchone() == before
+    current.record(fresh, UnknownPolicy.RESEND)
+
+
+def test_recording_again_after_a_commit_whose_answer_was_lost_changes_nothing(
+    eye: psycopg.Connection, database: Database
+) -> None:
+    tenant_id, job_id = make_job(database, UnknownPolicy.RESEND, [3])
+    held = claimed(Ledger(database, LedgerTerms("worker", LEASE)))
+    sent = results(held, 2)
+    held.record(sent, UnknownPolicy.RESEND)
+    held._position = 0
+    held.record(sent, UnknownPolicy.RESEND)
+    with database.tenant(tenant_id) as connection:
+        found = send_jobs.find(connection, tenant_id, job_id)
+    assert found is not None
+    assert (found.counters.sent, found.counters.claimed) == (2, 1)
+
+
+def test_two_workers_never_hold_the_same_batch(eye: psycopg.Connection, database: Database) -> None:
+    make_job(database, UnknownPolicy.RESEND, [1] * 40)
+    ledger = Ledger(database, LedgerTerms("worker", LEASE))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: ledger.claim(Lane.BULK), range(60)))
+    ids = [held.claim.batch_id for held in found if held is not None]
+    assert len(ids) == len(set(ids)) <= 40
+    while (held := ledger.claim(Lane.BULK)) is not None:
+        ids.append(held.claim.batch_id)
+    assert len(ids) == len(set(ids)) == 40
+
+
+def test_tenants_are_served_in_turn_however_much_one_has(eye: psycopg.Connection, database: Database) -> None:
+    (large, _), (small, _) = (
+        make_job(database, UnknownPolicy.RESEND, [1] * 9),
+        make_job(database, UnknownPolicy.RESEND, [1] * 3),
+    )
+    ledger = Ledger(database, LedgerTerms("worker", LEASE))
+    served = [claimed(ledger).claim.tenant_id for _ in range(8)]
+    assert Counter(served[:6]) == {large: 3, small: 3}
+    assert served[6:] == [large, large]
+
+
+def test_what_one_claim_puts_off_shares_a_batch_until_somebody_takes_it(
+    eye: psycopg.Connection, database: Database
+) -> None:
+    make_job(database, UnknownPolicy.RESEND, [8])
+    ledger = Ledger(database, LedgerTerms("worker", LEASE))
+    held = claimed(ledger)
+    retries = "SELECT size, attempt FROM batches WHERE lane = 'retry' ORDER BY id"
+    for size in (2, 4):
+        held.record(results(held, 2, "deferred"), UnknownPolicy.RESEND)
+        assert eye.execute(retries).fetchall() == [(size, 2)]
+    lapse(eye, 31)
+    assert claimed(ledger, Lane.RETRY).claim.size == 4
+    held.record(results(held, 2, "deferred"), UnknownPolicy.RESEND)
+    assert sorted(eye.execute(retries).fetchall()) == [(2, 2), (4, 2)]
+
+
+def test_a_recipient_over_whom_every_worker_is_lost_is_set_aside_and_the_rest_goes_on(
+    eye: psycopg.Connection, database: Database
+) -> None:
+    tenant_id, job_id = make_job(database, UnknownPolicy.RESEND, [100])
+    poison = eye.execute("SELECT subscription_id FROM deliveries WHERE ordinal = 70").fetchone()
+    assert poison is not None
+    ledger = Ledger(database, LedgerTerms("worker", LEASE))
+    for _ in range(60):
+        held = ledger.claim(Lane.BULK) or ledger.claim(Lane.RETRY)
+        if held is None:
+            break
+        held.settle_lapse(UnknownPolicy.RESEND)
+        while not held.is_done:
+            group = held.mark(min(64, held.most_at_once))
+            if any(row.subscription_id == poison[0] for row in group):
+                lapse(eye)
+                break
+            held.record([RESULTS["sent"](row.ordinal) for row in group], UnknownPolicy.RESEND)
+    rows = eye.execute("SELECT subscription_id, state, reason, attempts FROM deliveries WHERE state <> 'sent'")
+    assert rows.fetchall() == [(poison[0], "failed", "poison", 3)]
+    with database.tenant(tenant_id) as connection:
+        assert send_jobs.status(connection, tenant_id, job_id) is JobStatus.COMPLETED
