@@ -38,7 +38,7 @@ class StoredLinkKeys:
     def find(self, key_id: bytes) -> LinkKey | None:
         """Returns the key with this id, however old; None when there is none."""
         if key_id not in self._known:
-            self._current.value(newer_than=_UNKNOWN_KEY_SECONDS)
+            self._current.read_unless_newer(_UNKNOWN_KEY_SECONDS)
         return self._known.get(key_id)
 
     def rotate(self) -> list[bytes]:

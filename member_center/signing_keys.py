@@ -85,7 +85,7 @@ class SigningKeys:
         """Returns the key that may verify tokens now; None when there is none (any more)."""
         found = self._ring.value().listed.get(kid)
         if found is None:
-            found = self._ring.value(newer_than=_UNKNOWN_KEY_SECONDS).listed.get(kid)
+            found = self._ring.read_unless_newer(_UNKNOWN_KEY_SECONDS).listed.get(kid)
         return found.public_key if found else None
 
     def rotate(self) -> str:

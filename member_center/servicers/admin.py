@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from uuid import UUID
 
 import grpc
+import structlog
 
 from member_center.imports import Imports
 from member_center.limits import Limiter
@@ -28,6 +30,9 @@ _USAGES = {
     pb.CLIENT_USAGE_WEBHOOK_OUTBOUND: Usage.WEBHOOK_OUTBOUND,
     pb.CLIENT_USAGE_INTERNAL: Usage.INTERNAL,
 }
+
+
+_log = structlog.get_logger()
 
 
 class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminServicer):
@@ -53,7 +58,9 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
 
     def CreateTenant(self, request: pb.CreateTenantRequest, context: grpc.ServicerContext) -> pb.CreateTenantResponse:
         """Makes a tenant."""
-        return pb.CreateTenantResponse(tenant_id=str(self._tenants.create(request.name)))
+        tenant_id = str(self._tenants.create(request.name))
+        _audit("tenant_created", tenant_id=tenant_id)
+        return pb.CreateTenantResponse(tenant_id=tenant_id)
 
     def ListTenants(self, request: pb.ListTenantsRequest, context: grpc.ServicerContext) -> pb.ListTenantsResponse:
         """Lists the tenants."""
@@ -74,7 +81,9 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
             request.envelope_sender,
             request.language,
         )
-        return pb.CreateListResponse(list_id=str(self._lists.create(UUID(request.tenant_id), wanted)))
+        list_id = str(self._lists.create(UUID(request.tenant_id), wanted))
+        _audit("list_created", tenant_id=request.tenant_id, list_id=list_id)
+        return pb.CreateListResponse(list_id=list_id)
 
     def ListLists(self, request: pb.ListListsRequest, context: grpc.ServicerContext) -> pb.ListListsResponse:
         """Lists the lists of a tenant."""
@@ -87,6 +96,7 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
         """Makes an OAuth client."""
         tenant_id = UUID(request.tenant_id) if request.tenant_id else None
         made = self._oauth.create_client(tenant_id, _USAGES[request.usage], tuple(request.scopes), request.name)
+        _audit("client_created", tenant_id=request.tenant_id, made_id=str(made.id), scopes=list(request.scopes))
         return pb.CreateClientResponse(client_id=str(made.id), client_secret=made.secret)
 
     def RotateClientSecret(
@@ -94,13 +104,16 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
     ) -> pb.RotateClientSecretResponse:
         """Gives a client a new secret."""
         made = self._oauth.rotate_secret(UUID(request.client_id))
+        _audit("client_secret_rotated", rotated_id=request.client_id)
         return pb.RotateClientSecretResponse(client_id=str(made.id), client_secret=made.secret)
 
     def DisableClient(
         self, request: pb.DisableClientRequest, context: grpc.ServicerContext
     ) -> pb.DisableClientResponse:
         """Ends a client."""
-        return pb.DisableClientResponse(disabled_at=timestamp(self._oauth.disable_client(UUID(request.client_id))))
+        disabled_at = self._oauth.disable_client(UUID(request.client_id))
+        _audit("client_disabled", disabled_id=request.client_id)
+        return pb.DisableClientResponse(disabled_at=timestamp(disabled_at))
 
     def ImportMembers(
         self, request: pb.ImportMembersRequest, context: grpc.ServicerContext
@@ -115,6 +128,7 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
             proven=request.confirmed,
             evidence=Evidence(caller().client_id, text=request.evidence),
         )
+        _audit("members_imported", list_id=request.list_id, imported=imported.imported, confirmed=request.confirmed)
         return pb.ImportMembersResponse(
             imported=imported.imported,
             skipped=imported.skipped,
@@ -124,8 +138,11 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
     def RotateKeys(self, request: pb.RotateKeysRequest, context: grpc.ServicerContext) -> pb.RotateKeysResponse:
         """Makes a new current key in a ring."""
         if request.ring == pb.KEY_RING_SIGNING:
-            return pb.RotateKeysResponse(key_ids=[self._signing_keys.rotate()])
-        return pb.RotateKeysResponse(key_ids=[key_id.hex() for key_id in self._link_keys.rotate()])
+            key_ids = [self._signing_keys.rotate()]
+        else:
+            key_ids = [key_id.hex() for key_id in self._link_keys.rotate()]
+        _audit("keys_rotated", ring=pb.KeyRing.Name(request.ring), key_ids=key_ids)
+        return pb.RotateKeysResponse(key_ids=key_ids)
 
     def SetLimits(self, request: pb.SetLimitsRequest, context: grpc.ServicerContext) -> pb.SetLimitsResponse:
         """Sets limits."""
@@ -134,9 +151,14 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
             in_force = self._limiter.set_list_limits(UUID(request.tenant_id), UUID(request.list_id), wanted)
         else:
             in_force = self._limiter.set_limits(wanted)
+        _audit("limits_set", list_id=request.list_id, limits=asdict(wanted))
         return pb.SetLimitsResponse(
             limits=pb.Limits(**{name: getattr(in_force, name) for name in pb.Limits.DESCRIPTOR.fields_by_name})
         )
+
+
+def _audit(event: str, **facts: object) -> None:
+    _log.info(f"audit.{event}", client_id=str(caller().client_id), **facts)
 
 
 def _newsletter_list(found: NewsletterList) -> pb.NewsletterList:

@@ -48,6 +48,25 @@ _LEASE = sa.text(
 ).columns(tenant_id=sa.Uuid, id=sa.Uuid, fence=sa.BigInteger)
 
 
+_RECORD = sa.text(
+    """
+    UPDATE confirmation_mails mail
+    SET outcome = coalesce(result.outcome, CASE WHEN mail.created_at + :give_up <= clock.now THEN 'failed' END),
+        ended_at = CASE
+            WHEN result.outcome IS NOT NULL OR mail.created_at + :give_up <= clock.now THEN clock.now
+        END,
+        due_at = clock.now + least(:first_wait * power(2, mail.deferrals), interval '1 hour'),
+        deferrals = mail.deferrals + CASE WHEN result.outcome IS NULL THEN 1 ELSE 0 END,
+        fence = mail.fence + 1,
+        last_reply = result.reply
+    FROM unnest(
+        CAST(:ids AS uuid[]), CAST(:fences AS bigint[]), CAST(:outcomes AS text[]), CAST(:replies AS text[])
+    ) AS result (id, fence, outcome, reply), (SELECT messmail_now() AS now) clock
+    WHERE mail.tenant_id = :tenant_id AND mail.id = result.id AND mail.fence = result.fence AND mail.outcome IS NULL
+    """
+)
+
+
 def read_due_tenants(connection: Connection, most: int) -> list[UUID]:
     """Reads which tenants have a mail due, longest waiting first, in a dispatch transaction."""
     return list(connection.execute(_DUE_TENANTS, {"most": most}).scalars())
@@ -95,41 +114,18 @@ def read_waiting(connection: Connection, tenant_id: UUID, leases: Sequence[Lease
 def record(
     connection: Connection, tenant_id: UUID, results: Sequence[MailResult], first_wait: timedelta, give_up: timedelta
 ) -> int:
-    """Records results of the transaction's tenant whose fence is still the mail's; returns how many.
+    """Records results of the transaction's tenant whose fence is still the mail's, and returns how many.
 
-    A deferred mail waits twice as long each time, up to an hour, and has failed once it is older than give_up.
+    Each ends its lease. A deferred mail waits twice as long each time, up to an hour, and has failed once it is older
+    than give_up.
     """
-    mails = confirmation_mails.c
-    now = sa.func.messmail_now(type_=sa.DateTime(timezone=True))
-    outcome = sa.bindparam("ended_as", type_=sa.Text)
-    is_given_up = mails.created_at + give_up <= now
-    ends_as = sa.func.coalesce(outcome, sa.case((is_given_up, "failed")))
-    wait = sa.func.least(first_wait * sa.func.power(2, mails.deferrals), timedelta(hours=1))
-    statement = (
-        sa.update(confirmation_mails)
-        .where(
-            mails.tenant_id == tenant_id,
-            mails.id == sa.bindparam("mail_id"),
-            mails.fence == sa.bindparam("held_fence"),
-            mails.outcome.is_(None),
-        )
-        .values(
-            outcome=ends_as,
-            ended_at=sa.case((ends_as.is_not(None), now)),
-            due_at=now + wait,
-            deferrals=mails.deferrals + sa.case((outcome.is_(None), 1), else_=0),
-            last_reply=sa.bindparam("reply"),
-        )
-    )
-    return sum(
-        connection.execute(
-            statement,
-            {
-                "mail_id": result.lease.mail_id,
-                "held_fence": result.lease.fence,
-                "ended_as": result.outcome,
-                "reply": result.reply,
-            },
-        ).rowcount
-        for result in results
-    )
+    parameters = {
+        "tenant_id": tenant_id,
+        "ids": [result.lease.mail_id for result in results],
+        "fences": [result.lease.fence for result in results],
+        "outcomes": [result.outcome and result.outcome.value for result in results],
+        "replies": [result.reply for result in results],
+        "first_wait": first_wait,
+        "give_up": give_up,
+    }
+    return connection.execute(_RECORD, parameters).rowcount if results else 0

@@ -5,8 +5,6 @@ from __future__ import annotations
 from messmail.member_center.v1 import member_center_feed_pb2 as feed_pb
 from messmail.member_center.v1 import member_center_pb2 as pb
 from tests.member_center_fixtures import MemberCenter, reason_of, status_name, unique_address
-from tests.member_center_fixtures import engines as engines
-from tests.member_center_fixtures import member_center as member_center
 
 
 def token_of(url: str) -> str:

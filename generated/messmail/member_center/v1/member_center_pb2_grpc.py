@@ -159,7 +159,7 @@ class MemberCenterServicer:
 
     def FollowUnsubscribeLink(self, request, context):
         """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else the state.
-        Answers LINK_INVALID where that is so.
+        Answers LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

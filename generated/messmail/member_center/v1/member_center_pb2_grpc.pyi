@@ -63,7 +63,7 @@ class MemberCenterStub:
     """
     FollowUnsubscribeLink: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.FollowUnsubscribeLinkRequest, _member_center_pb2.FollowUnsubscribeLinkResponse]
     """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else the state.
-    Answers LINK_INVALID where that is so.
+    Answers LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
     """
     Unsubscribe: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.UnsubscribeRequest, _member_center_pb2.UnsubscribeResponse]
     """Unsubscribes from one list, with a token of RequestUnsubscribeToken or with the one-click link of a mail (RFC 8058).
@@ -115,7 +115,7 @@ class MemberCenterAsyncStub(MemberCenterStub):
     """
     FollowUnsubscribeLink: _aio.UnaryUnaryMultiCallable[_member_center_pb2.FollowUnsubscribeLinkRequest, _member_center_pb2.FollowUnsubscribeLinkResponse]  # type: ignore[assignment]
     """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else the state.
-    Answers LINK_INVALID where that is so.
+    Answers LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
     """
     Unsubscribe: _aio.UnaryUnaryMultiCallable[_member_center_pb2.UnsubscribeRequest, _member_center_pb2.UnsubscribeResponse]  # type: ignore[assignment]
     """Unsubscribes from one list, with a token of RequestUnsubscribeToken or with the one-click link of a mail (RFC 8058).
@@ -212,7 +212,7 @@ class MemberCenterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_member_center_pb2.FollowUnsubscribeLinkResponse, _abc.Awaitable[_member_center_pb2.FollowUnsubscribeLinkResponse]]:
         """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else the state.
-        Answers LINK_INVALID where that is so.
+        Answers LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
         """
 
     @_abc_1.abstractmethod
