@@ -147,7 +147,7 @@ class _TemplateMessage:
         web = render(self._environment, "body_html", names_for_html(names)) if "body_html" in self._fields else None
         text = render(self._environment, "body_text", names) if "body_text" in self._fields else derive_text(web or "")
         if link not in text:
-            text += text_footer(texts, self._profile.list_name, link)
+            text += ("" if text.endswith("\n") else "\n") + text_footer(texts, self._profile.list_name, link)
         parts = [whole_part(PLAIN, "body_text", text)]
         if web is not None:
             if html.escape(link) not in web:

@@ -25,6 +25,7 @@ MAX_OUTPUT = 1_000_000
 _FUEL = 100_000
 
 _TAG = re.compile(r"\{#.*?#\}|\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
+_STRING = re.compile(r"""'[^']*'|"[^"]*\"""")
 
 
 def sources(content: Content) -> Iterator[tuple[str, str]]:
@@ -110,7 +111,9 @@ def _line_of(name: str, source: str) -> int:
     """Returns the line where a tag first uses this name."""
     word = re.compile(rf"(?<![\w.]){re.escape(name)}\b")
     for tag in _TAG.finditer(source):
-        use = word.search(tag.group())
-        if use and not tag.group().startswith("{#"):
+        # Strings are blanked out, line breaks and lengths kept.
+        code = _STRING.sub(lambda string: re.sub(".", " ", string.group()), tag.group())
+        use = None if code.startswith("{#") else word.search(code)
+        if use:
             return source.count("\n", 0, tag.start() + use.start()) + 1
     return 1
