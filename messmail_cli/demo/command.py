@@ -1,5 +1,7 @@
 """`messmail demo`: finds or starts a stack, walks the guide, and stays up."""
 
+import contextlib
+import signal
 from typing import Annotated
 
 import typer
@@ -26,6 +28,10 @@ def demo(
     Uses the stack that runs in the data directory, or starts one; then stays up until Ctrl-C. Ends with status 1 when
     not exactly the audience was mailed.
     """
+    # Whoever ends the demonstration, and however politely, ends the stack that it started.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     stage = Stage()
     running = RunningStack(data_dir)
     try:
@@ -46,8 +52,7 @@ def demo(
             stage.say(f"\nOpen  {stack.http}/docs   the calls that a tenant site can make")
             stage.say(f"      {stack.mailbox}   every mail that was sent")
             stage.say("Ctrl-C ends." if running.started_here else "The stack goes on.")
-            running.stay()
-    except KeyboardInterrupt:
-        stage.say("")
+            with contextlib.suppress(KeyboardInterrupt):
+                running.stay()
     finally:
         running.stop()
