@@ -105,7 +105,7 @@ class Installation:
         return self._messmail("migrate", "migrate", settings)
 
     def bootstrap(self) -> Child:
-        """Prints the first credentials as JSON; forced, since an earlier try may have been killed before it kept them."""
+        """Prints the first credentials as JSON; forced, for an earlier try may have been killed before it kept them."""
         return self._messmail("bootstrap", "bootstrap --json --with-services --force", self._member_center_settings())
 
     def mailbox(self) -> Child:
