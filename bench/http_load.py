@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import cast
 
 import httptools
 import uvloop
@@ -36,8 +37,8 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transport is one by its methods, not by its class.
+        self._transport = cast(asyncio.Transport, transport)
         self._send()
 
     def data_received(self, data: bytes) -> None:
@@ -77,7 +78,7 @@ async def _run(host: str, port: int, requests: Iterator[bytes], connections: int
             host,
             port,
         )
-    await asyncio.gather(*ends)
+    await asyncio.wait_for(asyncio.gather(*ends), seconds + 60)
     load.seconds = time.perf_counter() - started
     return load
 
