@@ -58,6 +58,9 @@ def describe(error: Exception) -> str:
         # The values may be secrets, so only the names are told.
         names = ", ".join(sorted({"_".join(map(str, e["loc"])).upper() for e in error.errors(include_input=False)}))
         return _line(f"These environment variables are missing or wrong: {names}", "Set them, then start again.")
+    if type(error).__module__.split(".")[0] in ("sqlalchemy", "psycopg"):
+        # Told by name: only services' storage imports these libraries. Their texts hold statements and parameters.
+        return _line(f"The database refused ({type(error).__name__})", "Check that it runs, and its URL and password.")
     if isinstance(error, OSError) and error.strerror:
         return _line(f"{error.filename or 'Input or output'}: {error.strerror}")
     return _line(f"Something went wrong here ({type(error).__name__})", "MESSMAIL_TRACE=1 shows where.")

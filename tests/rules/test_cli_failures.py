@@ -2,6 +2,7 @@
 
 import pydantic
 import pytest
+import sqlalchemy.exc
 import structlog
 
 from messmail.errors.v1 import errors_pb2
@@ -38,6 +39,12 @@ def test_a_wrong_setting_is_named_without_its_value() -> None:
         Settings.model_validate({"broker_url": "redis://:geheim@localhost"})
     line = describe(wrong.value)
     assert "BROKER_URL" in line
+    assert "geheim" not in line
+
+
+def test_a_database_that_refuses_is_told_without_what_was_asked_of_it() -> None:
+    line = describe(sqlalchemy.exc.OperationalError("SELECT geheim", {"password": "geheim"}, Exception("geheim")))
+    assert line.startswith("messmail: The database refused (OperationalError). ")
     assert "geheim" not in line
 
 
