@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ import grpc
 import psycopg
 import pytest
 from cryptography.fernet import Fernet
+from pydantic import SecretStr
 
 from local_stack.data_directory import DataDirectory
 from local_stack.engines import running
@@ -67,6 +69,8 @@ class MemberCenter:
         self.public = member_center_pb2_grpc.MemberCenterStub(self._open())
         self.admin = member_center_admin_pb2_grpc.MemberCenterAdminStub(self.channel_of("admin"))
         self.feed = member_center_feed_pb2_grpc.MemberCenterFeedStub(self.channel_of("send_engine"))
+        # All tests call from one address.
+        self.set_limits(anonymous_calls_per_ip_per_minute=100_000)
 
     def _open(self) -> grpc.Channel:
         return open_channel(self.server.address)
@@ -80,6 +84,27 @@ class MemberCenter:
         """Opens a channel that calls as a client."""
         tokens = AccessTokens(self.server.address, client_id, client_secret)
         return open_internal_channel(self.server.address, tokens)
+
+    def public_as(
+        self, client: member_center_admin_pb2.CreateClientResponse
+    ) -> member_center_pb2_grpc.MemberCenterStub:
+        """Returns the public face as a client with a token sees it."""
+        return member_center_pb2_grpc.MemberCenterStub(self.channel_as(client.client_id, client.client_secret))
+
+    def make_internal_client(self, *scopes: str) -> member_center_admin_pb2.CreateClientResponse:
+        """Makes a client of the installation."""
+        return self.admin.CreateClient(
+            member_center_admin_pb2.CreateClientRequest(
+                usage=member_center_admin_pb2.CLIENT_USAGE_INTERNAL, scopes=scopes
+            )
+        )
+
+    def set_limits(self, newsletter: Newsletter | None = None, **limits: int) -> member_center_admin_pb2.Limits:
+        """Sets limits of the installation or of a list, and returns those in force."""
+        request = member_center_admin_pb2.SetLimitsRequest(limits=member_center_admin_pb2.Limits(**limits))
+        if newsletter is not None:
+            request.tenant_id, request.list_id = newsletter.tenant_id, newsletter.list_id
+        return self.admin.SetLimits(request).limits
 
     def make_tenant(self) -> str:
         """Makes a tenant."""
@@ -230,21 +255,34 @@ def engines() -> Iterator[Engines]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
-def member_center(engines: Engines) -> Iterator[MemberCenter]:
-    """A Member Center on a database of its own."""
+@contextmanager
+def running_member_center(engines: Engines, broker_url: str | None = None) -> Iterator[MemberCenter]:
+    """Runs a Member Center on a database of its own; on another broker where one is named."""
     name = f"member_center_{uuid.uuid4().hex[:8]}"
     owner_url = engines.postgres.create_database(name)
-    app_url = wiring.migrate(owner_url, "app-password")
     settings = wiring.MemberCenterSettings(
         member_center_listen="127.0.0.1:0",
-        member_center_database_url=app_url,
-        broker_url=engines.valkey.url,
+        member_center_database_url=SecretStr(wiring.migrate(owner_url, "app-password")),
+        broker_url=SecretStr(broker_url or engines.valkey.url),
         public_base_url=ISSUER,
-        member_center_master_keys=Fernet.generate_key().decode(),
+        member_center_master_keys=SecretStr(Fernet.generate_key().decode()),
     )
     center = MemberCenter(settings, owner_url, engines.postgres.superuser_url(name))
     try:
         yield center
     finally:
         center.server.stop(0)
+
+
+@pytest.fixture(scope="module")
+def member_center(engines: Engines) -> Iterator[MemberCenter]:
+    """A Member Center for the tests of one module."""
+    with running_member_center(engines) as center:
+        yield center
+
+
+@pytest.fixture
+def clock(member_center: MemberCenter) -> Iterator[Callable[[timedelta], None]]:
+    """Sets how far the database's clock is ahead, until the test ends."""
+    yield member_center.set_clock
+    member_center.set_clock(timedelta(0))
