@@ -1,4 +1,24 @@
 """Send Engine: turns one send job into a mail for every confirmed recipient and can say what became of each.
 
-`composing` makes the mails, `esp` hands them to the provider. Who may be mailed is Member Center's to say.
+send_jobs      making, reading, listing, cancelling and watching jobs
+job_states     the states of a job and who changes them
+planning       writing down the audience of a job
+deliveries     the ledger: claim, mark, record, release
+sending        one batch, group by group: mark, ask for consent, compose, send, record
+confirmations  the confirmation mails that wait in Member Center
+recipients     asking Member Center: lists, audiences, consent
+composing/     mails as bytes
+esp/           handing mails to the provider
+esp_accounts   whose mail leaves through which relay
+pacing         how large a group may be
+lanes          how many batches of each kind a worker carries out at a time
+mail_loop      the event loop of a worker's SMTP connections
+actors         the doorbell
+sweeper        finding due and lapsed work when no bell rang
+records        what the nouns speak of
+servicer       the contract's services, mapped onto the nouns
+storage/       tables, statements, revisions
+wiring         settings, and the processes that serve and work
+
+Who may be mailed is Member Center's to say.
 """

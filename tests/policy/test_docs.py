@@ -1,0 +1,56 @@
+"""What the documents name exists: files, links, make targets and commands."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.policy.source_tree import ROOT
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+FILE = re.compile(
+    r"`((?:[a-z_]+/)+[\w.-]+\.(?:py|proto|md|json)|(?:[a-z_]+/){2,}|(?:proto|generated|bench|tools|tests)/)`"
+)
+LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)")
+MAKE = re.compile(r"\bmake ([a-z-]+)\b")
+COMMAND = re.compile(r"^(?:\.venv/bin/)?messmail ((?:[a-z-]+ ?){1,2})", re.MULTILINE)
+
+
+def test_there_are_documents() -> None:
+    assert len(DOCUMENTS) > 10
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_file_and_link_that_a_document_names_exists(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    missing = [name for name in FILE.findall(text) if not (ROOT / name).exists()]
+    missing += [link for link in LINK.findall(text) if not (document.parent / link).exists()]
+    assert missing == []
+
+
+def test_every_make_target_that_a_document_names_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    named = {target for path in DOCUMENTS for code in code_of(path) for target in MAKE.findall(code)}
+    assert {"demo", "test"} <= named <= targets
+
+
+def test_every_command_that_a_document_names_exists() -> None:
+    named = {tuple(words.split()) for path in DOCUMENTS for block in code_of(path) for words in COMMAND.findall(block)}
+    assert ("up",) in named
+    for words in sorted(named):
+        command = (
+            words if words[0] in ("tenants", "lists", "clients", "members", "jobs", "keys", "limits") else words[:1]
+        )
+        shown = subprocess.run(
+            [sys.executable, "-m", "messmail_cli", *command, "--help"], capture_output=True, cwd=ROOT
+        )
+        assert shown.returncode == 0, f"messmail {' '.join(command)}"
+
+
+def code_of(document: Path) -> list[str]:
+    """The code blocks and code spans of a document."""
+    text = document.read_text(encoding="utf-8")
+    return re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
