@@ -23,11 +23,11 @@ from send_engine.records import Lane
 # Without the broker's own maintenance, rings of a worker that died come back after some 12 minutes only.
 _MAINTENANCE_ALWAYS = 1_000_000
 _HEARTBEAT_MILLISECONDS = 20_000
-_SOCKET_SECONDS = 2.0
+_SOCKET_SECONDS = 1.0
 # The Redis broker asks for rings, growing slower up to this while there are none.
 _POLL_MILLISECONDS = 200
-# After a failed ring the broker is left alone for a moment: a caller of ours is waiting.
-_SILENT_SECONDS = 1.0
+# After a failed ring the broker is left alone for a while: callers of ours wait for each attempt.
+_SILENT_SECONDS = 5.0
 
 _log = structlog.get_logger()
 

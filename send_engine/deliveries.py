@@ -37,6 +37,7 @@ from servicekit.identifiers import uuid7
 GIVE_UP_SECONDS = 24 * 3600.0
 FIRST_RETRY_SECONDS = 30.0
 LONGEST_RETRY_SECONDS = 3600.0
+TURN_SECONDS = 1.0
 # Recipients over whom a worker was lost are tried in ever smaller groups, and one who was alone in the last is set
 # aside: after that many losses it is not chance.
 POISON_LAPSES = 3
@@ -116,6 +117,7 @@ class HeldBatch:
         self.claim = claim
         self._database = database
         self._terms = terms
+        self._turn_ends = claimed_at + TURN_SECONDS
         self._leased_until = claimed_at + terms.lease_seconds
         self._looked_at = claimed_at
         self._stopped = False
@@ -127,6 +129,11 @@ class HeldBatch:
     def is_done(self) -> bool:
         """Whether every row has its result."""
         return self._position == self.claim.size
+
+    @property
+    def turn_is_over(self) -> bool:
+        """Whether it is time to give the batch back although it is not done, so that the next tenant gets its turn."""
+        return time.monotonic() >= self._turn_ends
 
     @property
     def most_at_once(self) -> int:

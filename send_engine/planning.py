@@ -46,11 +46,11 @@ class Planning:
         self._stopping = stopping
 
     def carry_out(self, held: HeldBatch) -> None:
-        """Plans a job to its end, or until it must be given back. Raises MessmailError when the database is away."""
+        """Plans a job until it is planned, or its turn is over. Raises MessmailError when the database is away."""
         claim = held.claim
         progress = self._begin(held)
         while progress is not None:
-            if self._stopping.is_set():
+            if self._stopping.is_set() or held.turn_is_over:
                 held.release()
                 return
             try:

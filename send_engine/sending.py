@@ -76,13 +76,13 @@ class Sending:
         self._lock = threading.Lock()
 
     def carry_out(self, held: HeldBatch) -> None:
-        """Sends a batch to its end, or until it must be given back. Raises MessmailError when the database is away."""
+        """Sends a batch until it is done, or its turn is over. Raises MessmailError when the database is away."""
         claim = held.claim
         try:
             order, composer = self._prepare(claim)
             held.settle_lapse(order.on_unknown)
             while not held.is_done:
-                if self._stopping.is_set():
+                if self._stopping.is_set() or held.turn_is_over:
                     held.release()
                     return
                 if not self._send_group(held, order, composer):

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import threading
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -160,7 +161,8 @@ class RunningWorker:
         for thread in self._threads:
             thread.join(timeout=2.0)
         # A thread that waits for a broker which is away is a daemon, and left behind.
-        self._listener.stop(timeout=1000)
+        with suppress(Exception):
+            self._listener.stop(timeout=1000)
         for accounts in self._accounts:
             for esp in accounts.opened():
                 self._loop.submit(esp.close()).exception(timeout=5.0)
@@ -205,12 +207,7 @@ def maintain(owner_url: str | None = None, keep_weeks: int | None = None) -> Non
     if owner_url is None:
         settings = OwnerSettings()
         owner_url, keep_weeks = settings.send_engine_database_url.get_secret_value(), settings.send_engine_keep_weeks
-    engine = sa.create_engine(
-        sa.make_url(owner_url).set(drivername="postgresql+psycopg"),
-        poolclass=sa.NullPool,
-        connect_args={"connect_timeout": 5},
-    )
-    with engine.begin() as connection:
+    with migrations.owner(owner_url) as connection:
         now: datetime = connection.execute(sa.text("SELECT messmail_now()")).scalar_one()
         made = partitions.make_ahead(connection, now)
         dropped = [] if keep_weeks is None else partitions.drop_before(connection, now - timedelta(weeks=keep_weeks))

@@ -9,6 +9,8 @@ Roles, named after the database: `<database>_app`, which the processes log in as
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -27,10 +29,7 @@ def migrate(owner_url: str, app_password: str, revisions: Path) -> str:
     All or nothing, and safe to run at any time and from several places at once. Without a password the app role keeps
     the one it has.
     """
-    url = sa.make_url(owner_url).set(drivername="postgresql+psycopg")
-    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args={"connect_timeout": 5})
-    with engine.begin() as connection:
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    with owner(owner_url) as connection:
         _create_roles(connection, app_password)
         config = Config()
         config.set_main_option("script_location", str(revisions).replace("%", "%%"))
@@ -38,8 +37,18 @@ def migrate(owner_url: str, app_password: str, revisions: Path) -> str:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         database = connection.execute(sa.text("SELECT current_database()")).scalar_one()
-    app = url.set(drivername="postgresql", username=f"{database}_app", password=app_password or None)
+    app = sa.make_url(owner_url).set(drivername="postgresql", username=f"{database}_app", password=app_password or None)
     return app.render_as_string(hide_password=False)
+
+
+@contextmanager
+def owner(owner_url: str) -> Iterator[Connection]:
+    """Opens a transaction as the owner of a database. One at a time: whoever comes second waits for the first."""
+    url = sa.make_url(owner_url).set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args={"connect_timeout": 5})
+    with engine.begin() as connection:
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        yield connection
 
 
 def app_role() -> str:

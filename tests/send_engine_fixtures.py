@@ -152,6 +152,7 @@ class StandInMemberCenter(member_center_pb2_grpc.MemberCenterServicer, feed_grpc
         self.confirmed: list[feed.ConfirmationMailResult] = []
         self.asked: list[list[UUID]] = []
         self.silent = False
+        self.page_delay = 0.0
         self.before_consent: Callable[[list[UUID]], None] = lambda group: None
         self._server = grpc.server(ThreadPoolExecutor(8))
         member_center_pb2_grpc.add_MemberCenterServicer_to_server(self, self._server)
@@ -214,6 +215,7 @@ class StandInMemberCenter(member_center_pb2_grpc.MemberCenterServicer, feed_grpc
     def ListConfirmedSubscriptions(
         self, request: feed.ListConfirmedSubscriptionsRequest, context: grpc.ServicerContext
     ) -> feed.ListConfirmedSubscriptionsResponse:
+        time.sleep(self.page_delay)
         people = sorted(self._list(request, context).people.values(), key=lambda one: one.subscription_id.bytes)
         later = [one for one in people if one.subscription_id.bytes > request.after]
         answer = feed.ListConfirmedSubscriptionsResponse(more=len(later) > request.page_size)

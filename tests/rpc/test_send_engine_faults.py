@@ -285,6 +285,19 @@ def test_tenants_take_turns(send_engine: Installation) -> None:
         send_engine.cancel(long_job)
 
 
+def test_a_long_plan_does_not_hold_up_another_tenants_job(send_engine: Installation) -> None:
+    large = send_engine.member_center.newsletter(people=30_000)
+    small = send_engine.member_center.newsletter(people=20)
+    send_engine.member_center.page_delay = 0.6
+    with send_engine.worker():
+        long_job = send_engine.create(large)
+        wait_until(lambda: send_engine.get(long_job).counters.total > 0, "the first page")
+        send_engine.wait(send_engine.create(small))
+        assert send_engine.get(long_job).status == pb.SEND_JOB_STATUS_PLANNING
+        send_engine.cancel(long_job)
+        assert send_engine.get(long_job).counters.pending == 0
+
+
 def test_newsletters_do_not_hold_up_confirmation_mails(send_engine: Installation) -> None:
     newsletter = send_engine.member_center.newsletter(people=3000)
     send_engine.sink.delay = 0.02
