@@ -12,8 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from local_stack.data_directory import DataDirectory
+from local_stack.leftovers import end_leftovers
 from servicekit.errors import MessmailError
 from tests.stack import Stack, command_line, new_data_dir, unique_address, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 PARTS = {"gateway", "member-center", "send-engine", "worker", "mailbox", "postgres", "valkey", "up"}
 
@@ -23,6 +27,10 @@ def own_stack() -> Iterator[Stack]:
     """A stack that only this test uses, not started yet."""
     made = Stack(new_data_dir())
     yield made
+    if made.ready:
+        made.stop()
+        # Of a stack whose `up` was killed nobody else ends the rest.
+        end_leftovers(DataDirectory(made.data_dir))
     made.remove()
 
 
