@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,10 @@ def placeholders_replaced(command: str, base_url: str, values: dict[str, str]) -
 
 @dataclass(frozen=True)
 class CurlAnswer:
-    """What curl printed, and the status it was answered."""
+    """What curl was answered. Names of headers are in lower case."""
 
     status: int
+    headers: dict[str, str]
     body: Any
 
 
@@ -66,8 +68,9 @@ class Reader:
             "CLIENT_ID": newsletter.client.client_id,
             "CLIENT_SECRET": newsletter.client.client_secret,
         }
-        # Curl's own configuration file adds the status to the output, so the command itself stays as printed.
-        (home / ".curlrc").write_text('write-out = "\\n%{http_code}"\n')
+        # Curl's own configuration file has it tell status and headers, so the command itself stays as printed.
+        self._headers = home / "headers"
+        (home / ".curlrc").write_text(f'write-out = "\\n%{{http_code}}"\ndump-header = "{self._headers}"\n')
         self._environment = {"HOME": str(home), "CURL_HOME": str(home), "PATH": os.environ["PATH"], "no_proxy": "*"}
 
     def run(self, path: str, *, with_text: str = "") -> CurlAnswer:
@@ -81,7 +84,8 @@ class Reader:
         )
         assert ended.returncode == 0, ended.stderr
         body, _, status = ended.stdout.rpartition("\n")
-        return CurlAnswer(int(status), json.loads(body))
+        lines = [line.partition(": ") for line in self._headers.read_text().splitlines()[1:] if line]
+        return CurlAnswer(int(status), {name.lower(): value for name, _, value in lines}, json.loads(body))
 
     @property
     def not_run(self) -> list[str]:
@@ -117,6 +121,8 @@ def test_every_curl_command_of_the_guide_does_what_it_says(stack: Stack, tmp_pat
     assert (short.status, short.body["tenant_id"]) == (201, newsletter.tenant_id)
     long = reader.run("/api/send-jobs", with_text="scheduled_at")
     assert (long.status, long.body["name"]) == (201, "Weekly Update")
+    assert long.headers["location"] == f"/api/send-jobs/{long.body['id']}"
+    assert long.headers["x-request-id"]
     assert stack.mailbox.content(stack.mailbox.wait_for(READER, subject="Weekly"))["Text"].startswith("Hello")
     content = stack.mailbox.content(stack.mailbox.wait_for(READER, subject="Weekly Update"))
     assert "<p>Hello</p>" in content["HTML"]
@@ -154,6 +160,15 @@ def test_every_curl_command_of_the_guide_does_what_it_says(stack: Stack, tmp_pat
     assert "Too late" not in [mail.subject for mail in stack.mailbox.mails(READER)]
 
     assert reader.not_run == []
+
+
+@pytest.mark.parametrize("guide", [GUIDE, ENGLISH], ids=["zh-TW", "en"])
+def test_a_refusal_is_answered_as_the_guide_prints_it(stack: Stack, guide: Path) -> None:
+    [printed] = re.findall(r"^```json\n(.*?)^```", guide.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    expected = json.loads(printed.replace("https://{member-center}", stack.http))
+    answered = stack.site.post_json("/newsletter/subscribe", {"list_id": str(uuid.uuid4()), "email": READER})
+    assert answered.status == expected["status"]
+    assert answered.answer | {"request_id": "", "detail": ""} == expected | {"request_id": "", "detail": ""}
 
 
 def test_the_guide_keeps_every_command_of_the_published_one() -> None:
