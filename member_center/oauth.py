@@ -50,7 +50,7 @@ class OAuth:
         secret = _make_secret()
         client = Client(owner, uuid4(), usage, tuple(dict.fromkeys(scopes)), _hash(secret), None, None)
         with self._database.tenant(owner) as connection:
-            if owner != OPERATOR:
+            if usage is not Usage.INTERNAL:
                 check_tenant(connection, owner)
             client_store.add_client(connection, client, name)
         return NewClient(client.id, secret)
