@@ -34,6 +34,7 @@ class Phase(StrEnum):
     data = "DATA"
     lone_dot = "lone dot"
     final_dot = "final dot"
+    quit = "QUIT"
 
 
 # One reply: its code and its text, the lines of a longer one joined by line feeds. A bare tuple, for speed.

@@ -7,6 +7,7 @@ recipient's fault, so it can only ever defer a mail.
 import asyncio
 import base64
 import contextlib
+import functools
 import ipaddress
 import ssl
 from collections import deque
@@ -116,9 +117,23 @@ async def open_session(
     return Session(wire, extensions)
 
 
+@functools.cache
+def _system_trust() -> ssl.SSLContext:
+    """Returns the system's trust store; reading it takes tens of milliseconds, so it is read once."""
+    return ssl.create_default_context()
+
+
+@functools.cache
+def _no_trust() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 async def _connect(wire: Wire, account: SmtpAccount, timeouts: Timeouts, tls: ssl.SSLContext | None) -> None:
     loop = asyncio.get_running_loop()
-    context = (tls or ssl.create_default_context()) if account.implicit_tls else None
+    context = (tls or _system_trust()) if account.implicit_tls else None
     try:
         async with asyncio.timeout(timeouts.connect):
             await loop.create_connection(
@@ -207,11 +222,9 @@ async def _start_tls(
     if not dialogue.is_quiet:
         # Replies sent before the handshake would be taken for protected ones (CVE-2011-0411).
         raise refusal("the server spoke before TLS was up", Category.policy)
-    context = tls or ssl.create_default_context()
-    if tls is None and account.starttls is StartTls.if_offered and account.user is None:
-        # Nobody asked for TLS and no secret is at stake: an unverified peer is better than plain text.
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
+    # Where nobody asked for TLS and no secret is at stake, an unverified peer is better than plain text.
+    opportunistic = account.starttls is StartTls.if_offered and account.user is None
+    context = tls or (_no_trust() if opportunistic else _system_trust())
     loop = asyncio.get_running_loop()
     try:
         transport = await loop.start_tls(
@@ -262,7 +275,7 @@ async def quit_session(session: Session, timeouts: Timeouts) -> None:
     if wire.lost is None:
         dialogue = _Dialogue(wire)
         with contextlib.suppress(SessionRefused):
-            await dialogue.ask(b"QUIT", Phase.hello, timeouts.quit)
+            await dialogue.ask(b"QUIT", Phase.quit, timeouts.quit)
         wire.listener = None
         wire.drop("quit")
     await asyncio.wait([wire.closed], timeout=timeouts.quit)
