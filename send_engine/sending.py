@@ -27,6 +27,8 @@ from send_engine.records import Addressee, Claim, DeliveryState, Result, SendOrd
 from servicekit.errors import MessmailError, Reason
 
 LOOK_SECONDS = 0.3
+# An answer about consent is good for this long: what a slow relay has not begun by then is asked about again.
+CONSENT_FRESH_SECONDS = 10.0
 # How long a batch rests when Member Center does not answer.
 CONSENT_RETRY_SECONDS = 5.0
 _RECORD_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -108,8 +110,8 @@ class Sending:
             gone = {addressee.subscription_id: "list_gone" for addressee in group}
             consent = Consent(datetime.min, {}, gone)
         results, mails = _compose(group, order.job_id, consent, composer)
-        held_back = self._hand_over(held, account, [mail for _, mail in mails])
-        results += [_result(addressee, outcome) for (addressee, _), outcome in zip(mails, held_back, strict=True)]
+        outcomes = self._hand_over(held, account, [mail for _, mail in mails])
+        results += [_result(addressee, outcome) for (addressee, _), outcome in zip(mails, outcomes, strict=True)]
         self._record(held, results, order)
         return True
 
@@ -120,11 +122,14 @@ class Sending:
         # Consent may have taken its time, and a cancel must bite within a second.
         _try_to_look(held)
         begun_at = time.monotonic()
-        outcomes = self._wait(
-            held, self._loop.submit(account.esp.send(mails, lambda: held.must_stop() or self._hurrying.is_set()))
-        )
-        if not held.must_stop():
-            account.group_size.measured(len(mails), time.monotonic() - begun_at)
+
+        def must_stop() -> bool:
+            stale = time.monotonic() > begun_at + CONSENT_FRESH_SECONDS
+            return stale or held.must_stop() or self._hurrying.is_set()
+
+        outcomes = self._wait(held, self._loop.submit(account.esp.send(mails, must_stop)))
+        begun = sum(outcome.verdict is not Verdict.unsent for outcome in outcomes)
+        account.group_size.measured(begun, time.monotonic() - begun_at)
         return outcomes
 
     def _wait(self, held: HeldBatch, sending: Future[list[Outcome]]) -> list[Outcome]:

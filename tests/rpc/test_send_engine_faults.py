@@ -346,3 +346,23 @@ def test_results_wait_while_the_database_is_away(send_engine: Installation) -> N
         done = send_engine.wait(job)
     assert done.counters.sent == 40
     assert sorted(send_engine.sink.recipients()) == addresses(newsletter)
+
+
+def test_consent_is_asked_again_for_whom_a_slow_relay_did_not_get_to(
+    send_engine: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("send_engine.sending.CONSENT_FRESH_SECONDS", 0.5)
+    newsletter = send_engine.member_center.newsletter(people=32)
+    send_engine.sink.delay = 0.2
+
+    def leave(group: list[uuid.UUID]) -> None:
+        # Everybody who is asked about a second time has left meanwhile.
+        for subscription_id in group:
+            person = newsletter.people[subscription_id]
+            person.refusal = int(any(subscription_id in asked for asked in send_engine.member_center.asked))
+
+    send_engine.member_center.before_consent = leave
+    with send_engine.worker():
+        done = send_engine.wait(send_engine.create(newsletter))
+    assert done.counters.sent == len(send_engine.sink.accepted) < 32
+    assert done.counters.suppressed == 32 - done.counters.sent
