@@ -101,7 +101,8 @@ class Limiter:
     def set_limits(self, wanted: Limits) -> Limits:
         """Sets limits of the installation and returns those in force."""
         with self._database.tenant(OPERATOR) as connection:
-            return _filled(limit_store.set_limits(connection, wanted), DEFAULTS)
+            limit_store.set_limits(connection, wanted)
+        return self._installation.read_unless_newer(0)
 
     def set_list_limits(self, tenant_id: UUID, list_id: UUID, wanted: Limits) -> Limits:
         """Sets limits of one list and returns those in force for it; raises INVALID_FIELD or LIST_NOT_FOUND."""

@@ -215,17 +215,20 @@ class MemberCenter:
             connection.execute("UPDATE messmail_clock SET ahead = %s", [ahead])
 
 
-def reason_of(call: Callable[[], object]) -> str:
-    """Returns the reason with which a call is refused; fails when it is not."""
+def refusal(call: Callable[[], object]) -> MessmailError:
+    """Returns the error that a call ends with: a channel with a token raises it, a bare one what carries it."""
     try:
         call()
     except grpc.RpcError as error:
-        refused = from_rpc_error(error)
+        return from_rpc_error(error)
     except MessmailError as error:
-        refused = error
-    else:
-        pytest.fail("the call was not refused")
-    return Reason.Name(refused.reason).removeprefix("ERROR_REASON_")
+        return error
+    pytest.fail("the call was not refused")
+
+
+def reason_of(call: Callable[[], object]) -> str:
+    """Returns the reason with which a call is refused; fails when it is not."""
+    return Reason.Name(refusal(call).reason).removeprefix("ERROR_REASON_")
 
 
 def status_name(number: int) -> str:

@@ -22,8 +22,8 @@ def read_limits(connection: Connection) -> Limits:
     return Limits(**fields)
 
 
-def set_limits(connection: Connection, wanted: Limits) -> Limits:
-    """Sets those limits that are not None, and returns all."""
+def set_limits(connection: Connection, wanted: Limits) -> None:
+    """Sets those limits that are not None."""
     values = {name: value for name, value in asdict(wanted).items() if value is not None}
     row = insert(limits).values(tenant_id=OPERATOR, **values)
     connection.execute(
@@ -31,4 +31,3 @@ def set_limits(connection: Connection, wanted: Limits) -> Limits:
         if values
         else row.on_conflict_do_nothing(index_elements=["tenant_id"])
     )
-    return read_limits(connection)
