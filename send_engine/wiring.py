@@ -97,7 +97,8 @@ def start(settings: ServiceSettings) -> RunningServer:
     jobs = SendJobs(database, _recipients(settings), doorbell.ring)
     keys = _master_keys(settings)
     accounts = None if keys is None else EspAccountAdmin(database, keys)
-    verifier = TokenVerifier(settings.public_base_url, FetchedKeys(settings.member_center_address))
+    issuer_keys = FetchedKeys(settings.member_center_address)
+    verifier = TokenVerifier(settings.public_base_url, issuer_keys)
     services = [
         Service(
             "messmail.send_engine.v1.SendEngine",
@@ -110,7 +111,9 @@ def start(settings: ServiceSettings) -> RunningServer:
             ),
         ),
     ]
-    return start_server(settings.send_engine_listen, services, verifier, closers=[doorbell.close, database.close])
+    return start_server(
+        settings.send_engine_listen, services, verifier, closers=[issuer_keys.close, doorbell.close, database.close]
+    )
 
 
 def serve(settings: ServiceSettings | None = None) -> None:

@@ -29,7 +29,8 @@ class FetchedKeys:
     """The verification keys of the issuer at an address. Safe for threads; nothing is fetched before the first use."""
 
     def __init__(self, member_center: str) -> None:
-        self._stub = member_center_pb2_grpc.MemberCenterStub(open_channel(member_center))
+        self._channel = open_channel(member_center)
+        self._stub = member_center_pb2_grpc.MemberCenterStub(self._channel)
         self._keys: dict[str, EllipticCurvePublicKey] = {}
         self._fetched_at = float("-inf")
         self._lock = threading.Lock()
@@ -44,6 +45,10 @@ class FetchedKeys:
             if time.monotonic() - self._fetched_at >= least_age:
                 self._fetch()
         return self._keys.get(kid)
+
+    def close(self) -> None:
+        """Closes the channel."""
+        self._channel.close()
 
     def _fetch(self) -> None:
         try:

@@ -153,6 +153,8 @@ class StandInMemberCenter(member_center_pb2_grpc.MemberCenterServicer, feed_grpc
         self.asked: list[list[UUID]] = []
         self.silent = False
         self.page_delay = 0.0
+        self.kids = ["k"]
+        self.key_sets_served = 0
         self.before_consent: Callable[[list[UUID]], None] = lambda group: None
         self._server = grpc.server(ThreadPoolExecutor(8))
         member_center_pb2_grpc.add_MemberCenterServicer_to_server(self, self._server)
@@ -203,8 +205,13 @@ class StandInMemberCenter(member_center_pb2_grpc.MemberCenterServicer, feed_grpc
     def GetJsonWebKeySet(self, request: Any, context: Any) -> member_center_pb2.GetJsonWebKeySetResponse:
         numbers = self._key.public_key().public_numbers()
         x, y = (base64.urlsafe_b64encode(n.to_bytes(32, "big")).rstrip(b"=").decode() for n in (numbers.x, numbers.y))
-        key = member_center_pb2.JsonWebKey(kty="EC", crv="P-256", x=x, y=y, kid="k", use="sig", alg="ES256")
-        return member_center_pb2.GetJsonWebKeySetResponse(keys=[key])
+        self.key_sets_served += 1
+        return member_center_pb2.GetJsonWebKeySetResponse(
+            keys=[
+                member_center_pb2.JsonWebKey(kty="EC", crv="P-256", x=x, y=y, kid=kid, use="sig", alg="ES256")
+                for kid in self.kids
+            ]
+        )
 
     def GetListProfile(
         self, request: feed.GetListProfileRequest, context: grpc.ServicerContext
