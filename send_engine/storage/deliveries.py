@@ -8,39 +8,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Connection
 
 from send_engine.records import Addressee, AudienceMember, DeliveryState, Result
 
-_UUIDS, _TEXTS, _INTEGERS = ARRAY(sa.Uuid), ARRAY(sa.Text), ARRAY(sa.Integer)
+_INTEGERS = ARRAY(sa.Integer)
 
+# Rows come as JSON, because psycopg takes several times as long over arrays.
 _INSERT = sa.text(
     "INSERT INTO deliveries (tenant_id, batch_id, ordinal, subscription_id, domain) "
-    "SELECT :tenant, batch, ordinal, subscription, domain "
-    "FROM unnest(:batches, :ordinals, :subscriptions, :domains) AS t (batch, ordinal, subscription, domain)"
-).bindparams(
-    sa.bindparam("batches", type_=_UUIDS),
-    sa.bindparam("ordinals", type_=_INTEGERS),
-    sa.bindparam("subscriptions", type_=_UUIDS),
-    sa.bindparam("domains", type_=_TEXTS),
+    "SELECT :tenant, batch, ordinal, subscription, domain FROM json_to_recordset(CAST(:rows AS json)) "
+    "AS r (batch uuid, ordinal integer, subscription uuid, domain text)"
 )
 _SELECT = sa.text(
     "SELECT ordinal, subscription_id, attempts FROM deliveries "
     "WHERE tenant_id = :tenant AND batch_id = :batch AND ordinal >= :start AND ordinal < :until ORDER BY ordinal"
 )
+# The clock is asked once, not for each row.
 _RECORD = sa.text(
     "UPDATE deliveries d SET state = r.state, reason = r.reason, last_reply = r.reply, "
-    "attempts = attempts + r.tried::int, recorded_at = messmail_now() "
-    "FROM unnest(:ordinals, :states, :reasons, :replies, :tried) AS r (ordinal, state, reason, reply, tried) "
+    "attempts = attempts + r.tried, recorded_at = (SELECT messmail_now()) "
+    "FROM json_to_recordset(CAST(:results AS json)) "
+    "AS r (ordinal integer, state text, reason text, reply text, tried integer) "
     "WHERE d.tenant_id = :tenant AND d.batch_id = :batch AND d.ordinal = r.ordinal"
-).bindparams(
-    sa.bindparam("ordinals", type_=_INTEGERS),
-    sa.bindparam("states", type_=_TEXTS),
-    sa.bindparam("reasons", type_=_TEXTS),
-    sa.bindparam("replies", type_=_TEXTS),
-    sa.bindparam("tried", type_=ARRAY(sa.Boolean)),
 )
 _MOVE = sa.text(
     "UPDATE deliveries d SET batch_id = :target, ordinal = m.new_ordinal, attempts = attempts + :more_attempts "
@@ -55,10 +48,18 @@ def insert(connection: Connection, tenant_id: UUID, batches: Sequence[tuple[UUID
         _INSERT,
         {
             "tenant": tenant_id,
-            "batches": [batch_id for batch_id, members in batches for _ in members],
-            "ordinals": [ordinal for _, members in batches for ordinal in range(len(members))],
-            "subscriptions": [member.subscription_id for _, members in batches for member in members],
-            "domains": [member.domain for _, members in batches for member in members],
+            "rows": orjson.dumps(
+                [
+                    {
+                        "batch": batch_id,
+                        "ordinal": ordinal,
+                        "subscription": member.subscription_id,
+                        "domain": member.domain,
+                    }
+                    for batch_id, members in batches
+                    for ordinal, member in enumerate(members)
+                ]
+            ).decode(),
         },
     )
 
@@ -76,11 +77,18 @@ def record(connection: Connection, tenant_id: UUID, batch_id: UUID, results: Seq
         {
             "tenant": tenant_id,
             "batch": batch_id,
-            "ordinals": [result.ordinal for result in results],
-            "states": [result.state.value for result in results],
-            "reasons": [result.reason for result in results],
-            "replies": [result.reply for result in results],
-            "tried": [result.tried for result in results],
+            "results": orjson.dumps(
+                [
+                    {
+                        "ordinal": result.ordinal,
+                        "state": result.state.value,
+                        "reason": result.reason,
+                        "reply": result.reply,
+                        "tried": int(result.tried),
+                    }
+                    for result in results
+                ]
+            ).decode(),
         },
     )
 
@@ -115,7 +123,7 @@ def give_up(
     connection.execute(
         sa.text(
             "UPDATE deliveries SET state = :state, reason = :reason, attempts = attempts + 1, "
-            "recorded_at = messmail_now() "
+            "recorded_at = (SELECT messmail_now()) "
             "WHERE tenant_id = :tenant AND batch_id = :batch AND ordinal >= :start AND ordinal < :until"
         ),
         {
