@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -366,3 +367,24 @@ def test_consent_is_asked_again_for_whom_a_slow_relay_did_not_get_to(
         done = send_engine.wait(send_engine.create(newsletter))
     assert done.counters.sent == len(send_engine.sink.accepted) < 32
     assert done.counters.suppressed == 32 - done.counters.sent
+
+
+def test_a_job_completes_while_the_broker_is_frozen(send_engine: Installation) -> None:
+    newsletter = send_engine.member_center.newsletter(people=500)
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        # It takes connections and never says a word.
+        send_engine.broker_url = f"redis://127.0.0.1:{frozen.getsockname()[1]}/0"
+        with send_engine.worker():
+            done = send_engine.wait(send_engine.create(newsletter))
+    assert done.counters.sent == len(send_engine.sink.accepted) == 500
+
+
+def test_a_job_completes_although_every_ring_is_lost(
+    send_engine: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("send_engine.sweeper.HEARD_SECONDS", 0.5)
+    monkeypatch.setattr("send_engine.actors.Doorbell.ring", lambda self, lane: True)
+    newsletter = send_engine.member_center.newsletter(people=500)
+    with send_engine.worker():
+        done = send_engine.wait(send_engine.create(newsletter))
+    assert done.counters.sent == len(send_engine.sink.accepted) == 500
