@@ -127,7 +127,6 @@ class Installation:
         """Plans and sends."""
         settings = {
             "SEND_ENGINE_SMTP_URL": self.smtp_url,
-            "SEND_ENGINE_MASTER_KEYS": self.send_engine_master_keys,
             **self._send_engine_settings(credential),
         }
         # A worker ends the mails it has begun, and a relay may be slow to answer.
@@ -159,6 +158,7 @@ class Installation:
             "SEND_ENGINE_DATABASE_URL": self.send_engine.app_url,
             "SEND_ENGINE_CLIENT_ID": credential.client_id,
             "SEND_ENGINE_CLIENT_SECRET": credential.client_secret,
+            "SEND_ENGINE_MASTER_KEYS": self.send_engine_master_keys,
             "MEMBER_CENTER_ADDRESS": str(self.addresses.member_center.reachable),
             "BROKER_URL": self.broker_url,
             "PUBLIC_BASE_URL": self.public_base_url,

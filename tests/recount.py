@@ -107,5 +107,5 @@ class Ledger:
     def address_of(self, list_id: str) -> dict[str, uuid.UUID]:
         """Returns the subscription of each address on a list."""
         return dict(
-            self.rows("SELECT email, id FROM subscriptions WHERE list_id = %s", list_id, database="member_center")
+            self.rows("SELECT address, id FROM subscriptions WHERE list_id = %s", list_id, database="member_center")
         )

@@ -46,17 +46,17 @@ def struct(**members: Any) -> Struct:
 
 @contextmanager
 def counted_commits() -> Iterator[list[int]]:
-    """Counts the commits of this process, among them those of the server."""
+    """Counts the transactions of this process, among them those of the server: each takes a connection of its own."""
     commits: list[int] = []
 
-    def count(connection: sa.Connection) -> None:
+    def count(*_: object) -> None:
         commits.append(1)
 
-    event.listen(sa.Engine, "commit", count)
+    event.listen(sa.pool.Pool, "checkout", count)
     try:
         yield commits
     finally:
-        event.remove(sa.Engine, "commit", count)
+        event.remove(sa.pool.Pool, "checkout", count)
 
 
 # ---- subscribing and confirming

@@ -103,7 +103,7 @@ class MemberCenterServicer:
     """
 
     def IssueToken(self, request, context):
-        """Issues an access token to an OAuth client (RFC 6749 section 4.4). Atomic; each success is audited.
+        """Issues an access token to an OAuth client (RFC 6749 section 4.4). Atomic.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

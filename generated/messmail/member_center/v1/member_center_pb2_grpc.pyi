@@ -38,7 +38,7 @@ class MemberCenterStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MemberCenterAsyncStub: ...
     IssueToken: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.IssueTokenRequest, _member_center_pb2.IssueTokenResponse]
-    """Issues an access token to an OAuth client (RFC 6749 section 4.4). Atomic; each success is audited."""
+    """Issues an access token to an OAuth client (RFC 6749 section 4.4). Atomic."""
     GetJsonWebKeySet: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.GetJsonWebKeySetRequest, _member_center_pb2.GetJsonWebKeySetResponse]
     """Returns the public keys that verify access tokens (RFC 7517)."""
     GetAuthorizationServerMetadata: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.GetAuthorizationServerMetadataRequest, _member_center_pb2.GetAuthorizationServerMetadataResponse]
@@ -90,7 +90,7 @@ class MemberCenterAsyncStub(MemberCenterStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     IssueToken: _aio.UnaryUnaryMultiCallable[_member_center_pb2.IssueTokenRequest, _member_center_pb2.IssueTokenResponse]  # type: ignore[assignment]
-    """Issues an access token to an OAuth client (RFC 6749 section 4.4). Atomic; each success is audited."""
+    """Issues an access token to an OAuth client (RFC 6749 section 4.4). Atomic."""
     GetJsonWebKeySet: _aio.UnaryUnaryMultiCallable[_member_center_pb2.GetJsonWebKeySetRequest, _member_center_pb2.GetJsonWebKeySetResponse]  # type: ignore[assignment]
     """Returns the public keys that verify access tokens (RFC 7517)."""
     GetAuthorizationServerMetadata: _aio.UnaryUnaryMultiCallable[_member_center_pb2.GetAuthorizationServerMetadataRequest, _member_center_pb2.GetAuthorizationServerMetadataResponse]  # type: ignore[assignment]
@@ -145,7 +145,7 @@ class MemberCenterServicer(metaclass=_abc_1.ABCMeta):
         request: _member_center_pb2.IssueTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_member_center_pb2.IssueTokenResponse, _abc.Awaitable[_member_center_pb2.IssueTokenResponse]]:
-        """Issues an access token to an OAuth client (RFC 6749 section 4.4). Atomic; each success is audited."""
+        """Issues an access token to an OAuth client (RFC 6749 section 4.4). Atomic."""
 
     @_abc_1.abstractmethod
     def GetJsonWebKeySet(
