@@ -66,6 +66,13 @@ class Limiter:
         """Counts a call; raises RATE_LIMITED."""
         self._admit([self._calls_of(caller)])
 
+    def admit_token_request(self, caller: Caller) -> None:
+        """Counts a call for an access token; raises RATE_LIMITED.
+
+        Counted apart from other calls: a site that was too busy must still get the token that gives it its own budget.
+        """
+        self._admit([self._calls_of(caller, b"token")])
+
     def admit_subscribe(self, caller: Caller, newsletter_list: NewsletterList | None, address_key: str) -> None:
         """Counts a call that asks for a subscription, to a list or to one that does not exist; raises RATE_LIMITED."""
         windows = [self._calls_of(caller)]
@@ -128,12 +135,12 @@ class Limiter:
         with self._database.tenant(OPERATOR) as connection:
             return _filled(limit_store.read_limits(connection), DEFAULTS)
 
-    def _calls_of(self, caller: Caller) -> Window:
+    def _calls_of(self, caller: Caller, kind: bytes = b"") -> Window:
         if caller.client_id is not None:
             name, counted = "calls_per_client_per_minute", caller.client_id.bytes
         else:
             name, counted = "anonymous_calls_per_ip_per_minute", _network_of(caller.ip)
-        return Window(name, self._hash(name, counted), getattr(self._in_force(), name), _MINUTE)
+        return Window(name, self._hash(name, counted + kind), getattr(self._in_force(), name), _MINUTE)
 
     def _hash(self, name: str, counted: bytes) -> bytes:
         return hashlib.blake2b(name.encode() + b"\0" + counted, key=self._key, digest_size=16).digest()

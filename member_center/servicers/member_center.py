@@ -52,7 +52,7 @@ class MemberCenterServicer(member_center_pb2_grpc.MemberCenterServicer):
 
     def IssueToken(self, request: pb.IssueTokenRequest, context: grpc.ServicerContext) -> pb.IssueTokenResponse:
         """Issues an access token."""
-        self._limiter.admit(caller())
+        self._limiter.admit_token_request(caller())
         issued = self._oauth.issue_token(request.grant_type, request.client_id, request.client_secret, request.scope)
         return pb.IssueTokenResponse(
             access_token=issued.token,

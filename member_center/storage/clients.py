@@ -14,7 +14,10 @@ from member_center.storage.tables import clients
 _ENTER_TENANT = sa.text(
     "SELECT set_config('app.tenant', coalesce(tenant_of_client(:client_id), CAST(:otherwise AS uuid))::text, true)"
 )
-_READ = sa.text("SELECT * FROM clients WHERE tenant_id = :tenant_id AND id = :id")
+_READ = sa.text(
+    "SELECT tenant_id, id, usage, scopes, secret_hash, previous_secret_hash, disabled_at FROM clients "
+    "WHERE tenant_id = :tenant_id AND id = :id"
+)
 
 
 def add_client(connection: Connection, client: Client, name: str) -> None:

@@ -19,13 +19,18 @@ from member_center.records import Change, LogEntry, Pending, Standing, Subscript
 from servicekit.identifiers import uuid7
 
 _HERE = "tenant_id = :tenant_id AND list_id = :list_id"
+# Named one by one: a prepared statement with * would break in old processes when a newer revision adds a column.
+_COLUMNS = (
+    "tenant_id, list_id, id, address_key, address, standing, generation, preferences, confirmed_at, pending_since, "
+    "pending_expires_at, pending_preferences"
+)
 
 
 def _find(where: str, lock: str = "") -> sa.TextClause:
     # One row comes back even where there is no subscription, because the time is asked for too.
     return sa.text(
         f"""
-        WITH found AS (SELECT * FROM subscriptions WHERE {_HERE} AND {where} {lock})
+        WITH found AS (SELECT {_COLUMNS} FROM subscriptions WHERE {_HERE} AND {where} {lock})
         SELECT clock.now, found.* FROM (SELECT messmail_now() AS now) clock LEFT JOIN found ON true
         """
     )

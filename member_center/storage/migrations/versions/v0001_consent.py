@@ -32,7 +32,7 @@ def _create_tenants() -> None:
     )
     # The installation's own: internal clients, keys and limits belong to it. Nobody subscribes to anything of its.
     op.execute("INSERT INTO tenants (tenant_id, name) VALUES ('00000000-0000-0000-0000-000000000000', 'operator')")
-    fence_tenants("tenants", "SELECT, INSERT, UPDATE (name)")
+    fence_tenants("tenants", "SELECT, INSERT")
     open_to_dispatch("tenants", "SELECT")
 
 
@@ -55,7 +55,7 @@ def _create_lists() -> None:
         )
         """
     )
-    fence_tenants("lists", "SELECT, INSERT, UPDATE")
+    fence_tenants("lists", "SELECT, INSERT, UPDATE (subscribes_per_address_per_hour, subscribes_per_list_per_minute)")
     _create_directory("list_directory", "lists", "tenant_of_list")
 
 
