@@ -119,7 +119,7 @@ class Subscriptions:
                 connection, link.tenant_id, link.list_id, link.subscription_id
             )
         if subscription is None or consent.has_ended(subscription, now):
-            return _answer(found, subscription, Status.UNSUBSCRIBED)
+            return _answer(found, _shown(subscription, link), Status.UNSUBSCRIBED)
         consent.check_link(subscription, link, now)
         is_confirmed = subscription.standing is Standing.CONFIRMED
         return _answer(found, subscription, Status.CONFIRMED if is_confirmed else Status.PENDING)
@@ -137,7 +137,7 @@ class Subscriptions:
             )
             if before is not None:
                 _store(connection, before, consent.end(before, link, now), link.purpose, now, evidence)
-        return _answer(found, before, Status.UNSUBSCRIBED)
+        return _answer(found, _shown(before, link), Status.UNSUBSCRIBED)
 
     def _confirm(self, link: Link, evidence: Evidence) -> Answer:
         found = self._lists.get(link.list_id, link.tenant_id)
@@ -219,6 +219,11 @@ def _link_to(subscription: Subscription, purpose: Purpose, expires_at: datetime)
         subscription.generation,
         expires_at,
     )
+
+
+def _shown(subscription: Subscription | None, link: Link) -> Subscription | None:
+    """Returns whose language an answer may be in: a token that anybody can ask for must not tell whose it is."""
+    return subscription if link.purpose is Purpose.ONE_CLICK else None
 
 
 def _confirm_answer(found: NewsletterList, subscription: Subscription) -> Answer:
