@@ -40,7 +40,7 @@ class Audience:
     def authorize(self, tenant_id: UUID, list_id: UUID, ids: Sequence[bytes]) -> Authorization:
         """Tells who of a group may be mailed now, with fresh links, read in one snapshot not earlier than read_at."""
         with self._database.tenant(tenant_id) as connection:
-            group = audience_store.read_group(connection, tenant_id, list_id, ids)
+            group = audience_store.read_group(connection, tenant_id, list_id, list(dict.fromkeys(ids)))
         links, confirmed = self._links, [recipient.subscription_id for recipient in group.confirmed]
         one_click = Link(Purpose.ONE_CLICK, tenant_id, list_id, _NOBODY)
         until = group.read_at + PREFERENCES_LINK_LIFE

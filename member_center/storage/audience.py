@@ -54,21 +54,26 @@ def read_group(connection: Connection, tenant_id: UUID, list_id: UUID, ids: Sequ
     return Group(rows[0][0], confirmed, others)
 
 
-# The state as consent.status_at() tells it: what is pending lies over the standing until it expires.
+# The state as consent.status_at() tells it: what is pending lies over the standing until it expires. Each id is looked
+# up by itself (LATERAL with LIMIT): as long as a table has no statistics, the planner would rather read the whole list
+# than look for 500 ids, and take 40 ms instead of 2 in a list of 100,000.
 _GROUP = sa.text(
     """
     SELECT clock.now, found.id, found.address, found.preferences, found.status
     FROM (SELECT messmail_now() AS now) clock
     LEFT JOIN (
-        SELECT uuid_send(id) AS id, address, preferences::text AS preferences,
+        SELECT uuid_send(member.id) AS id, address, preferences::text AS preferences,
             CASE
                 WHEN standing = 'confirmed' THEN standing
                 WHEN pending_expires_at > (SELECT messmail_now()) THEN 'pending'
                 WHEN standing = 'unconfirmed' THEN 'expired'
                 ELSE standing
             END AS status
-        FROM subscriptions
-        WHERE tenant_id = :tenant_id AND list_id = :list_id AND id = ANY(CAST(:ids AS uuid[]))
+        FROM unnest(CAST(:ids AS uuid[])) AS wanted (id)
+        CROSS JOIN LATERAL (
+            SELECT id, address, preferences, standing, pending_expires_at FROM subscriptions
+            WHERE tenant_id = :tenant_id AND list_id = :list_id AND id = wanted.id LIMIT 1
+        ) member
     ) found ON true
     """
 )

@@ -11,7 +11,6 @@ from sqlalchemy.engine import Connection
 
 from member_center.records import Lease, MailResult, WaitingMail
 from member_center.storage import subscriptions as subscription_store
-from member_center.storage.tables import confirmation_mails, subscriptions
 
 # Every tenant with a waiting mail, each found by one step along the index: idle tenants cost nothing.
 _DUE_TENANTS = sa.text(
@@ -48,6 +47,27 @@ _LEASE = sa.text(
 ).columns(tenant_id=sa.Uuid, id=sa.Uuid, fence=sa.BigInteger)
 
 
+# Each mail is looked up by itself, as each recipient of a group is (see audience), and by its key alone: whoever holds
+# its fence holds a mail that has not ended.
+_WAITING = sa.text(
+    """
+    SELECT mail.id AS mail_id, held.fence, (SELECT messmail_now()) AS now, subscription.*
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS held (id, fence)
+    CROSS JOIN LATERAL (
+        SELECT id, list_id, subscription_id, fence FROM confirmation_mails
+        WHERE tenant_id = :tenant_id AND id = held.id LIMIT 1
+    ) mail
+    CROSS JOIN LATERAL (
+        SELECT tenant_id, list_id, id, address_key, address, standing, generation, preferences, confirmed_at,
+            pending_since, pending_expires_at, pending_preferences
+        FROM subscriptions
+        WHERE tenant_id = :tenant_id AND list_id = mail.list_id AND id = mail.subscription_id LIMIT 1
+    ) subscription
+    WHERE mail.fence = held.fence
+    ORDER BY mail.id
+    """
+)
+
 _RECORD = sa.text(
     """
     UPDATE confirmation_mails mail
@@ -62,7 +82,7 @@ _RECORD = sa.text(
     FROM unnest(
         CAST(:ids AS uuid[]), CAST(:fences AS bigint[]), CAST(:outcomes AS text[]), CAST(:replies AS text[])
     ) AS result (id, fence, outcome, reply), (SELECT messmail_now() AS now) clock
-    WHERE mail.tenant_id = :tenant_id AND mail.id = result.id AND mail.fence = result.fence AND mail.outcome IS NULL
+    WHERE mail.tenant_id = :tenant_id AND mail.id = result.id AND mail.fence = result.fence
     """
 )
 
@@ -80,34 +100,15 @@ def lease(connection: Connection, tenants: Sequence[UUID], share: int, most: int
 
 def read_waiting(connection: Connection, tenant_id: UUID, leases: Sequence[Lease]) -> list[WaitingMail]:
     """Reads leased mails of the transaction's tenant that are still the holder's, with their subscriptions."""
-    held = {held.mail_id: held for held in leases}
-    query = (
-        sa.select(
-            subscriptions,
-            confirmation_mails.c.id.label("mail_id"),
-            confirmation_mails.c.fence,
-            sa.func.messmail_now(type_=sa.DateTime(timezone=True)).label("now"),
-        )
-        .join_from(
-            confirmation_mails,
-            subscriptions,
-            sa.and_(
-                subscriptions.c.tenant_id == confirmation_mails.c.tenant_id,
-                subscriptions.c.list_id == confirmation_mails.c.list_id,
-                subscriptions.c.id == confirmation_mails.c.subscription_id,
-            ),
-        )
-        .where(
-            confirmation_mails.c.tenant_id == tenant_id,
-            confirmation_mails.c.id == sa.any_(sa.literal(list(held), sa.ARRAY(sa.Uuid))),
-            confirmation_mails.c.outcome.is_(None),
-        )
-        .order_by(confirmation_mails.c.created_at, confirmation_mails.c.id)
-    )
+    held = {(each.mail_id, each.fence): each for each in leases}
+    parameters = {
+        "tenant_id": tenant_id,
+        "ids": [each.mail_id for each in leases],
+        "fences": [each.fence for each in leases],
+    }
     return [
-        WaitingMail(held[row.mail_id], subscription_store.from_row(row), row.now)
-        for row in connection.execute(query)
-        if row.fence == held[row.mail_id].fence
+        WaitingMail(held[row.mail_id, row.fence], subscription_store.from_row(row), row.now)
+        for row in connection.execute(_WAITING, parameters)
     ]
 
 

@@ -38,8 +38,18 @@ def _find(where: str, lock: str = "") -> sa.TextClause:
 
 _BY_ADDRESS, _BY_ADDRESS_LOCKED = (_find("address_key = :address_key", lock) for lock in ("", "FOR UPDATE"))
 _BY_ID, _BY_ID_LOCKED = (_find("id = :id", lock) for lock in ("", "FOR UPDATE"))
-# Locked in one order everywhere, so that two imports never wait for each other.
-_BY_ADDRESSES_LOCKED = _find("address_key = ANY(CAST(:address_keys AS text[])) ORDER BY address_key", "FOR UPDATE")
+# Each address is looked up by itself (LATERAL with LIMIT): as long as a table has no statistics, the planner would
+# rather read the whole list, once for each page of an import.
+_BY_ADDRESSES_LOCKED = sa.text(
+    f"""
+    SELECT clock.now, found.* FROM (SELECT messmail_now() AS now) clock LEFT JOIN (
+        SELECT present.* FROM unnest(CAST(:address_keys AS text[])) AS wanted (address_key)
+        CROSS JOIN LATERAL (
+            SELECT {_COLUMNS} FROM subscriptions WHERE {_HERE} AND address_key = wanted.address_key LIMIT 1 FOR UPDATE
+        ) present
+    ) found ON true
+    """
+)
 
 _GIVEN = """
     WITH given AS (
@@ -123,7 +133,8 @@ def lock_by_addresses(
     connection: Connection, tenant_id: UUID, list_id: UUID, address_keys: Sequence[str]
 ) -> tuple[datetime, dict[str, Subscription]]:
     """Reads and locks the subscriptions of many people to a list, by address key."""
-    parameters = {"tenant_id": tenant_id, "list_id": list_id, "address_keys": list(address_keys)}
+    # Locked in one order everywhere, so that two imports never wait for each other.
+    parameters = {"tenant_id": tenant_id, "list_id": list_id, "address_keys": sorted(address_keys)}
     rows = connection.execute(_BY_ADDRESSES_LOCKED, parameters).all()
     return rows[0].now, {row.address_key: from_row(row) for row in rows if row.id is not None}
 

@@ -119,7 +119,7 @@ subscriptions = sa.Table(
     sa.Column("pending_expires_at", _time),
     sa.Column("pending_preferences", JSONB(none_as_null=True)),
     sa.ForeignKeyConstraint(["tenant_id", "list_id"], ["lists.tenant_id", "lists.id"]),
-    sa.Index("subscriptions_address", "tenant_id", "list_id", "address_key", unique=True),
+    sa.Index("subscriptions_address", "tenant_id", "address_key", "list_id", unique=True),
 )
 
 # One row for each generation of a subscription: no change without its line, no line without its change.
