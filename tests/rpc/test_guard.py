@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import jwt
@@ -151,7 +151,7 @@ def test_a_crash_answers_with_the_request_id_and_nothing_else(stub: Any) -> None
     assert crashed.value.code() == grpc.StatusCode.INTERNAL
     assert "4711" not in str(crashed.value) and "ZeroDivision" not in str(crashed.value)
     info = error_details_pb2.ErrorInfo()
-    rpc_status.from_call(crashed.value).details[0].Unpack(info)
+    rpc_status.from_call(cast(grpc.Call, crashed.value)).details[0].Unpack(info)
     assert (info.reason, dict(info.metadata)) == ("INTERNAL", {"request_id": "my-request-1"})
 
 
