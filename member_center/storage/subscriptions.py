@@ -53,15 +53,10 @@ _BY_ADDRESSES_LOCKED = sa.text(
 
 _GIVEN = """
     WITH given AS (
-        SELECT * FROM unnest(
-            CAST(:ids AS uuid[]), CAST(:address_keys AS text[]), CAST(:addresses AS text[]),
-            CAST(:standings AS text[]), CAST(:generations AS integer[]), CAST(:preferences AS jsonb[]),
-            CAST(:confirmed_ats AS timestamptz[]), CAST(:pending_sinces AS timestamptz[]),
-            CAST(:pending_expires_ats AS timestamptz[]), CAST(:pending_preferences AS jsonb[]),
-            CAST(:statuses AS text[]), CAST(:mail_ids AS uuid[])
-        ) AS given (
-            id, address_key, address, standing, generation, preferences,
-            confirmed_at, pending_since, pending_expires_at, pending_preferences, status, mail_id
+        SELECT * FROM jsonb_to_recordset(CAST(:changes AS jsonb)) AS given (
+            id uuid, address_key text, address text, standing text, generation integer, preferences jsonb,
+            confirmed_at timestamptz, pending_since timestamptz, pending_expires_at timestamptz,
+            pending_preferences jsonb, status text, mail_id uuid
         )
     )
 """
@@ -186,23 +181,10 @@ def from_row(row: Any) -> Subscription:
 def _store(connection: Connection, statement: sa.TextClause, changes: Sequence[Change], entry: LogEntry) -> set[UUID]:
     if not changes:
         return set()
-    afterwards = [change.subscription for change in changes]
-    pendings = [subscription.pending for subscription in afterwards]
     parameters = {
-        "tenant_id": afterwards[0].tenant_id,
-        "list_id": afterwards[0].list_id,
-        "ids": [subscription.id for subscription in afterwards],
-        "address_keys": [subscription.address_key for subscription in afterwards],
-        "addresses": [subscription.address for subscription in afterwards],
-        "standings": [subscription.standing.value for subscription in afterwards],
-        "generations": [subscription.generation for subscription in afterwards],
-        "preferences": [_json(subscription.preferences) for subscription in afterwards],
-        "confirmed_ats": [subscription.confirmed_at for subscription in afterwards],
-        "pending_sinces": [pending and pending.since for pending in pendings],
-        "pending_expires_ats": [pending and pending.expires_at for pending in pendings],
-        "pending_preferences": [pending and _json(pending.preferences) for pending in pendings],
-        "statuses": [change.logged and change.logged.value for change in changes],
-        "mail_ids": [uuid7() if change.is_mailed else None for change in changes],
+        "tenant_id": changes[0].subscription.tenant_id,
+        "list_id": changes[0].subscription.list_id,
+        "changes": _json([_given(change) for change in changes]),
         "through": entry.through.value,
         "at": entry.at,
         "client_id": entry.evidence.client_id,
@@ -215,5 +197,24 @@ def _store(connection: Connection, statement: sa.TextClause, changes: Sequence[C
     return set(connection.execute(statement, parameters).scalars())
 
 
-def _json(value: Any) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def _given(change: Change) -> dict[str, Any]:
+    subscription, pending = change.subscription, change.subscription.pending
+    return {
+        "id": subscription.id,
+        "address_key": subscription.address_key,
+        "address": subscription.address,
+        "standing": subscription.standing,
+        "generation": subscription.generation,
+        "preferences": subscription.preferences,
+        "confirmed_at": subscription.confirmed_at,
+        "pending_since": pending and pending.since,
+        "pending_expires_at": pending and pending.expires_at,
+        "pending_preferences": pending and pending.preferences,
+        "status": change.logged,
+        "mail_id": uuid7() if change.is_mailed else None,
+    }
+
+
+def _json(value: Any) -> str:
+    # Whatever JSON does not know (ids, times) is written as text, which is what the columns read.
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
