@@ -35,9 +35,10 @@ from servicekit.tokens import TokenVerifier
 ROOT = Path(__file__).resolve().parents[2]
 ISSUER = "http://gateway.example"
 KEY = ec.generate_private_key(ec.SECP256R1())
-TENANT, LIST, JOB = (str(uuid.uuid4()) for _ in range(3))
-GATEWAY_CLIENT, GATEWAY_SECRET = str(uuid.uuid4()), "the gateway's own secret"
-SITE_CLIENT, SITE_SECRET = str(uuid.uuid4()), "s=cr&t %+/ü"
+# The same in every worker of the tests: cases are named after them.
+TENANT, LIST, JOB, GATEWAY_CLIENT, SITE_CLIENT = (str(uuid.UUID(int=number, version=4)) for number in range(1, 6))
+GATEWAY_SECRET = "the gateway's own secret"
+SITE_SECRET = "s=cr&t %+/ü"
 EXPIRED, SUPERSEDED = "an-expired-token", "a-superseded-token"
 
 
