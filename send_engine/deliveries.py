@@ -38,10 +38,10 @@ GIVE_UP_SECONDS = 24 * 3600.0
 FIRST_RETRY_SECONDS = 30.0
 LONGEST_RETRY_SECONDS = 3600.0
 TURN_SECONDS = 1.0
-# Recipients over whom a worker was lost are tried in ever smaller groups, and one who was alone in the last is set
-# aside: after that many losses it is not chance.
-POISON_LAPSES = 3
+# Recipients over whom a worker was lost are tried in ever smaller groups, and at last alone. One over whom three
+# workers in a row were lost while nobody else was in the group is set aside: fewer may be chance.
 _GROUP_AFTER_LAPSES = {0: 2000, 1: 32}
+POISON_LAPSES = len(_GROUP_AFTER_LAPSES) + 3
 
 _log = structlog.get_logger()
 

@@ -37,6 +37,8 @@ class Database:
         self._begin_dispatch = f'BEGIN; SET LOCAL ROLE "{parsed.database}_dispatch"'
         self._engine = sa.create_engine(
             parsed,
+            # Statements carry addresses and secrets; an error must not repeat them into a log.
+            hide_parameters=True,
             # Transactions are begun and ended here, by statements of our own.
             isolation_level="AUTOCOMMIT",
             pool_size=pool_size,
