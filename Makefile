@@ -1,5 +1,5 @@
 # Everything a developer runs. `make help` lists it; each line says what you get.
-# Nothing is needed but Python >= 3.11, make and git: the rest comes into .venv from the lock file, once.
+# Nothing is needed but Python >= 3.11 and make: the rest comes into .venv from the lock file, once.
 
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -28,7 +28,7 @@ up: $(READY) ## start everything and stay up (ARGS="--http 127.0.0.1:8080 …")
 	$(BIN)/messmail up $(ARGS)
 
 bench: $(READY) ## measure requests per second against bare inserts on the same PostgreSQL
-	$(BIN)/python -m bench $(ARGS)
+	$(BIN)/python -m bench.rest $(ARGS)
 
 # ---- checking it
 

@@ -37,10 +37,8 @@ def table(rounds: Rounds, baseline: str, unit: str) -> str:
     return "\n".join(lines)
 
 
-def save(name: str, rounds: Rounds, baseline: str, **more: Any) -> Path:
-    """Writes the result to bench/results/<name>.json with the machine's description, and returns the file."""
-    RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"{name}.json"
+def save(file: Path, rounds: Rounds, baseline: str, **more: Any) -> None:
+    """Writes the result as JSON, with the machine's description."""
     result = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe(),
@@ -50,4 +48,3 @@ def save(name: str, rounds: Rounds, baseline: str, **more: Any) -> Path:
         **more,
     }
     file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return file

@@ -186,35 +186,63 @@ def prepare(stack: Stack) -> dict[str, Iterator[bytes]]:
     }
 
 
+def measure(stack: Stack, requests: Iterator[bytes], seconds: int) -> float:
+    """Returns the requests a second that the gateway answered."""
+    return http_load.run(stack.host, stack.port, requests, connections=_CONNECTIONS, seconds=seconds).rate
+
+
+@contextmanager
+def without(stack: Stack, what: str) -> Iterator[None]:
+    """Takes a protection away for a while, to see what it costs: row level security, or the rows of the consent log."""
+    with psycopg.connect(stack.postgres.superuser_url("member_center"), autocommit=True) as connection:
+        if what == "RLS":
+            fenced = connection.execute("SELECT oid::regclass::text FROM pg_class WHERE relrowsecurity").fetchall()
+            away = [f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY" for (table,) in fenced]
+            back = [f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY" for (table,) in fenced]
+        else:
+            away = [
+                "CREATE FUNCTION bench_drop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+                "CREATE TRIGGER bench_drop BEFORE INSERT ON consent_log FOR EACH ROW EXECUTE FUNCTION bench_drop()",
+            ]
+            back = ["DROP FUNCTION bench_drop() CASCADE"]
+        for statement in away:
+            connection.execute(statement.encode())
+        try:
+            yield
+        finally:
+            for statement in back:
+                connection.execute(statement.encode())
+
+
 def main() -> int:
     """Measures, prints and saves; answers 1 when subscribe misses its target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4, help="how long each measurement of a round takes")
+    parser.add_argument("--costs", action="store_true", help="also measure subscribe without RLS and consent log")
+    parser.add_argument("--save", type=Path, default=report.RESULTS / "rest.json", help="where the result goes")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o711)
         with stack(Path(folder)) as installation:
             calls = prepare(installation)
-            rounds: dict[str, list[float]] = {name: [] for name in (BASELINE, *calls)}
+            costs = ("RLS", "consent log") if options.costs else ()
+            rounds: dict[str, list[float]] = {
+                name: [] for name in (BASELINE, *calls, *(f"subscribe without {what}" for what in costs))
+            }
             for number in range(1, options.rounds + 1):
                 print(f"round {number} of {options.rounds}", file=sys.stderr, flush=True)
                 rounds[BASELINE].append(baseline(installation.postgres, options.seconds))
                 for name, requests in calls.items():
-                    load = http_load.run(
-                        installation.host,
-                        installation.port,
-                        requests,
-                        connections=_CONNECTIONS,
-                        seconds=options.seconds,
-                    )
-                    rounds[name].append(load.rate)
+                    rounds[name].append(measure(installation, requests, options.seconds))
+                for what in costs:
+                    with without(installation, what):
+                        rate = measure(installation, calls["subscribe"], options.seconds)
+                    rounds[f"subscribe without {what}"].append(rate)
     print(report.table(rounds, BASELINE, "requests/s"))
-    file = report.save("rest", rounds, BASELINE, connections=_CONNECTIONS, subscribe_target=SUBSCRIBE_TARGET)
+    report.save(options.save, rounds, BASELINE, connections=_CONNECTIONS, subscribe_target=SUBSCRIBE_TARGET)
     reached = report.ratios(rounds, BASELINE)["subscribe"]
-    print(
-        f"subscribe: {reached:.3f} of the baseline (target {SUBSCRIBE_TARGET}); saved in {file.relative_to(Path.cwd())}"
-    )
+    print(f"subscribe: {reached:.3f} of the baseline (target {SUBSCRIBE_TARGET}); saved in {options.save}")
     return 0 if reached >= SUBSCRIBE_TARGET else 1
 
 

@@ -15,7 +15,9 @@ addresses     checks e-mail addresses
 json_bounds   bounds on JSON objects that people send
 redaction     keeps secrets and addresses out of logs
 telemetry     structured logs
-settings      settings of a process, from its environment
+migrations    what both services' databases have in common
+jwks          the issuer's public keys, fetched over gRPC
+identifiers   UUIDs that sort by time
 
 servicekit knows no service: it imports nothing of member_center, send_engine or gateway.
 """

@@ -105,6 +105,9 @@ class Database:
             except psycopg.OperationalError:
                 connection.invalidate()
                 connection.close()
+            except BaseException:
+                connection.close()
+                raise
             else:
                 return connection
         raise _unavailable()

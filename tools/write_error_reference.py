@@ -21,13 +21,13 @@ and may change. This table is written from `proto/messmail/errors/v1/errors.prot
 
 ```json
 {
-  "type": "about:blank",
+  "type": "https://mail.example/docs#INVALID_FIELD",
   "title": "A field of the request is not valid.",
   "status": 400,
-  "detail": "list_id: value must be a valid UUID",
+  "detail": "list_id: must be a valid UUID",
   "reason": "INVALID_FIELD",
   "request_id": "0f4c8a52d7e14c0f9b5a0c5d1f0e7a11",
-  "violations": [{"field": "list_id", "description": "value must be a valid UUID"}]
+  "violations": [{"field": "list_id", "description": "must be a valid UUID"}]
 }
 ```
 
