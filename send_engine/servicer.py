@@ -17,7 +17,7 @@ from send_engine.esp_accounts import EspAccountAdmin
 from send_engine.records import CountedJob, UnknownPolicy
 from send_engine.send_jobs import SendJobs, Wish
 from servicekit.access import caller
-from servicekit.errors import MessmailError, Reason
+from servicekit.errors import MessmailError, Reason, invalid_field
 
 _POLICIES = {
     pb.UNKNOWN_POLICY_UNSPECIFIED: UnknownPolicy.RESEND,
@@ -44,7 +44,7 @@ class SendEngineServicer(send_engine_pb2_grpc.SendEngineServicer):
             body_text=request.body_text,
             template=request.template,
             on_unknown=_POLICIES[request.on_unknown],
-            scheduled_at=request.scheduled_at.ToDatetime(tzinfo=UTC) if request.HasField("scheduled_at") else None,
+            scheduled_at=_time(request.scheduled_at) if request.HasField("scheduled_at") else None,
         )
         job = self._jobs.create(caller().acting_tenant(request.tenant_id), wish)
         return pb.CreateSendJobResponse(send_job=_message(job))
@@ -111,6 +111,15 @@ class SendEngineAdminServicer(admin_grpc.SendEngineAdminServicer):
         if self._accounts is None:
             raise MessmailError(Reason.ERROR_REASON_UNPROCESSABLE, "this installation has no SEND_ENGINE_MASTER_KEYS")
         return self._accounts
+
+
+def _time(scheduled_at: Timestamp) -> datetime:
+    try:
+        return scheduled_at.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise invalid_field(
+            "scheduled_at", "must be a time of the years 1 to 9999, with 0 to 999,999,999 nanoseconds"
+        ) from None
 
 
 def _message(counted: CountedJob) -> pb.SendJob:
