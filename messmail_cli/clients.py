@@ -34,6 +34,7 @@ def create(
         list[str],
         typer.Option(
             default_factory=list,
+            show_default=False,
             help="A scope that its tokens may have; repeat it for more. tenant_api: newsletter:send.write, "
             "newsletter:send.read. internal: internal:send, internal:feed, internal:gateway, internal:admin.",
         ),

@@ -32,10 +32,22 @@ DataDir = Annotated[
     typer.Option(envvar="MESSMAIL_DATA_DIR", help="Where `messmail up` keeps everything.", rich_help_panel=_PANEL),
 ]
 _MemberCenter = Annotated[
-    str, typer.Option(envvar="MESSMAIL_MEMBER_CENTER", metavar="HOST:PORT", help="", rich_help_panel=_PANEL)
+    str,
+    typer.Option(
+        envvar="MESSMAIL_MEMBER_CENTER",
+        metavar="HOST:PORT",
+        help="Where Member Center's gRPC answers. Left out: that of the data directory.",
+        rich_help_panel=_PANEL,
+    ),
 ]
 _SendEngine = Annotated[
-    str, typer.Option(envvar="MESSMAIL_SEND_ENGINE", metavar="HOST:PORT", help="", rich_help_panel=_PANEL)
+    str,
+    typer.Option(
+        envvar="MESSMAIL_SEND_ENGINE",
+        metavar="HOST:PORT",
+        help="Where Send Engine's gRPC answers. Left out: that of the data directory.",
+        rich_help_panel=_PANEL,
+    ),
 ]
 _ClientId = Annotated[
     str, typer.Option(envvar="MESSMAIL_CLIENT_ID", help="An internal client.", rich_help_panel=_PANEL)

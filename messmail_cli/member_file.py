@@ -64,7 +64,8 @@ class MemberFile:
                 continue
             line = self._rows.line_num
             if len(fields) != len(self._columns):
-                yield MemberRow(line, fields[0], problem=f"has {len(fields)} fields instead of {len(self._columns)}")
+                problem = f"has {len(fields)} fields instead of {len(self._columns)}"
+                yield MemberRow(line, self._email_of(fields), problem=problem)
                 continue
             row = dict(zip(self._columns, fields, strict=True))
             yield _member(line, row["email"].strip(), row.get("preferences", "").strip())
@@ -72,6 +73,10 @@ class MemberFile:
     def close(self) -> None:
         """Closes the file."""
         self._text.close()
+
+    def _email_of(self, fields: list[str]) -> str:
+        column = self._columns.index("email")
+        return fields[column].strip() if column < len(fields) else ""
 
     def _header(self) -> list[str]:
         if self._binary.peek(2)[:2] in _UTF_16:

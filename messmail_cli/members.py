@@ -19,6 +19,7 @@ from messmail_cli.connection import Installation, administers
 from messmail_cli.failures import CommandFailed
 from messmail_cli.member_file import MemberFile, MemberRow
 from messmail_cli.printing import Answer, progress_console
+from servicekit.errors import MessmailError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -76,8 +77,9 @@ def import_members(
                 for page in _pages(members, result):
                     result.add_page(installation, page_of, page)
                     progress.update(task, completed=members.position, description=result.summary())
-            except CommandFailed as error:
-                raise CommandFailed(f"{error.message} (until then: {result.summary()})", error.next_step) from None
+            except (CommandFailed, MessmailError) as error:
+                error.message += f" (until then: {result.summary()})"
+                raise
             progress.update(task, completed=members.size, description=result.summary())
     facts = {"imported": result.imported, "skipped": result.skipped, "rejected": result.rejected}
     if result.rejected:

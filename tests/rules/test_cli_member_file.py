@@ -81,6 +81,11 @@ def test_a_row_with_too_few_or_too_many_fields_is_rejected(tmp_path: Path) -> No
     assert [row.problem for row in rows] == ["has 1 fields instead of 2", "has 3 fields instead of 2"]
 
 
+def test_a_row_of_the_wrong_length_is_rejected_with_the_address_of_its_own_column(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, "name,email\nAnn,ann@acme.example,x\nBob\n")
+    assert [row.email for row in rows] == ["ann@acme.example", ""]
+
+
 def test_the_position_reaches_the_size(tmp_path: Path) -> None:
     file = tmp_path / "members.csv"
     file.write_text("email\n" + "".join(f"reader{number}@acme.example\n" for number in range(5000)))
