@@ -4,11 +4,39 @@ from __future__ import annotations
 
 import email
 import email.policy
+import socket
 
+from cryptography.fernet import Fernet
+
+from messmail.member_center.v1 import member_center_feed_pb2 as feed
 from messmail.send_engine.v1 import send_engine_pb2 as pb
-from tests.send_engine_fixtures import Installation, send_engine, send_engine_engines, wait_until
+from tests.send_engine_fixtures import (
+    MASTER_KEY,
+    Installation,
+    Newsletter,
+    send_engine,
+    send_engine_engines,
+    wait_until,
+)
 
 __all__ = ["send_engine", "send_engine_engines"]
+
+
+def give_account(engine: Installation, newsletter: Newsletter, smtp_url: str, master_key: str = MASTER_KEY) -> None:
+    """Stores an ESP account of the list's tenant, encrypted under a master key."""
+    engine.database.change(
+        "INSERT INTO esp_accounts (tenant_id, relay, encrypted_url) VALUES (%s, 'smtp://relay.example:25', %s)",
+        newsletter.tenant_id,
+        Fernet(master_key).encrypt(smtp_url.encode()),
+    )
+
+
+def outcomes(engine: Installation) -> dict[bytes, int]:
+    """Returns the acknowledged outcome of each confirmation mail; each is acknowledged once."""
+    results = list(engine.member_center.confirmed)
+    found: dict[bytes, int] = {result.mail_id: result.outcome for result in results}
+    assert len(found) == len(results)
+    return found
 
 
 def test_every_confirmed_person_gets_one_mail_and_the_job_completes(send_engine: Installation) -> None:
@@ -62,3 +90,40 @@ def test_confirmation_mails_are_sent_and_acknowledged(send_engine: Installation)
         (result,) = wait_until(lambda: list(send_engine.member_center.confirmed), "the acknowledgement")
     assert (result.mail_id, result.fence, result.outcome) == (mail_id, 1, 1)
     assert send_engine.sink.recipients() == ["mei@mail.example"]
+
+
+def test_an_account_that_cannot_be_opened_defers_its_tenants_confirmations_only(send_engine: Installation) -> None:
+    center = send_engine.member_center
+    first, locked, last = (center.newsletter() for _ in range(3))
+    give_account(send_engine, locked, "smtp://user:secret@relay.example", Fernet.generate_key().decode())
+    before = center.add_confirmation(first, "mei@mail.example")
+    stuck = center.add_confirmation(locked, "kai@mail.example")
+    after = center.add_confirmation(last, "lin@mail.example")
+    with send_engine.worker():
+        wait_until(lambda: len(center.confirmed) >= 3, "the acknowledgements")
+    assert outcomes(send_engine) == {
+        before: feed.MAIL_OUTCOME_SENT,
+        stuck: feed.MAIL_OUTCOME_DEFERRED,
+        after: feed.MAIL_OUTCOME_SENT,
+    }
+    assert sorted(send_engine.sink.recipients()) == ["lin@mail.example", "mei@mail.example"]
+
+
+def test_a_relay_that_says_nothing_holds_up_no_other_tenants_confirmations(send_engine: Installation) -> None:
+    center = send_engine.member_center
+    slow, quick = center.newsletter(), center.newsletter()
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        give_account(send_engine, slow, f"smtp://127.0.0.1:{mute.getsockname()[1]}")
+        stuck = center.add_confirmation(slow, "kai@mail.example")
+        same_page = center.add_confirmation(quick, "mei@mail.example")
+        with send_engine.worker():
+            wait_until(lambda: same_page in outcomes(send_engine), "the mail of the same page", seconds=10)
+            next_page = center.add_confirmation(quick, "lin@mail.example")
+            wait_until(lambda: next_page in outcomes(send_engine), "the mail of the next page", seconds=10)
+            assert stuck not in outcomes(send_engine)
+        assert outcomes(send_engine) == {
+            same_page: feed.MAIL_OUTCOME_SENT,
+            next_page: feed.MAIL_OUTCOME_SENT,
+            stuck: feed.MAIL_OUTCOME_DEFERRED,
+        }, "what a stop breaks off is given back"
+    assert send_engine.sink.recipients() == ["mei@mail.example", "lin@mail.example"]
