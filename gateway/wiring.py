@@ -14,7 +14,7 @@ import orjson
 import structlog
 import uvicorn
 from google.protobuf.descriptor import ServiceDescriptor
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gateway.app import Gateway, Routes
@@ -50,14 +50,16 @@ class GatewaySettings(BaseSettings):
     model_config = SettingsConfigDict(hide_input_in_errors=True)
 
     gateway_listen: str = "127.0.0.1:8080"
-    member_center_address: str
-    send_engine_address: str = ""
+    # Needed whatever is served: it issues the gateway's own token.
+    member_center_address: str = Field(min_length=1)
     gateway_client_id: str
     gateway_client_secret: SecretStr
     public_base_url: str
     gateway_services: Annotated[tuple[ServiceName, ...], NoDecode] = Field(
         default=(MEMBER_CENTER, SEND_ENGINE), min_length=1
     )
+    # Stands after the services, by which it is judged.
+    send_engine_address: str = Field(default="", validate_default=True)
     # The proxies whose X-Forwarded-For is believed: addresses and networks, separated by commas. None by default.
     gateway_trusted_proxies: str = ""
     # Whether to listen beyond this machine without TLS and without a trusted proxy in front.
@@ -67,6 +69,13 @@ class GatewaySettings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("send_engine_address")
+    @classmethod
+    def _require_for_send_engine(cls, value: str, info: ValidationInfo) -> str:
+        if not value and SEND_ENGINE in info.data.get("gateway_services", ()):
+            raise ValueError("needed, for GATEWAY_SERVICES names send-engine")
+        return value
 
 
 def create_app(settings: GatewaySettings) -> Gateway:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from gateway.wiring import GatewaySettings, serve
 from tests.rpc.gateway_under_test import (
@@ -126,6 +127,7 @@ def test_an_address_that_others_can_reach_needs_a_proxy_or_a_word() -> None:
     settings = GatewaySettings(
         gateway_listen="0.0.0.0:0",
         member_center_address="127.0.0.1:1",
+        send_engine_address="127.0.0.1:1",
         gateway_client_id="id",
         gateway_client_secret="secret",
         public_base_url="http://127.0.0.1",
@@ -134,11 +136,23 @@ def test_an_address_that_others_can_reach_needs_a_proxy_or_a_word() -> None:
         serve(settings)
 
 
+@pytest.mark.parametrize("missing", ["member_center_address", "send_engine_address"])
+def test_a_gateway_without_the_address_of_a_service_is_not_started(missing: str) -> None:
+    addresses = {"member_center_address": "127.0.0.1:1", "send_engine_address": "127.0.0.1:1", missing: ""}
+    others = {"gateway_client_id": "id", "gateway_client_secret": "secret", "public_base_url": "http://127.0.0.1"}
+    with pytest.raises(ValidationError) as refused:
+        GatewaySettings.model_validate(addresses | others)
+    assert [error["loc"] for error in refused.value.errors()] == [(missing,)]
+    assert GatewaySettings.model_validate(addresses | others | {
+        "member_center_address": "127.0.0.1:1", "gateway_services": "member-center"
+    })  # fmt: skip
+
+
 def test_a_taken_port_ends_the_process(gateway: GatewayUnderTest) -> None:
     settings = f"""
 from gateway.wiring import GatewaySettings, serve
 serve(GatewaySettings(gateway_listen="{gateway.host}:{gateway.port}", member_center_address="127.0.0.1:1",
-      gateway_client_id="id", gateway_client_secret="x", public_base_url="http://127.0.0.1"))
+      send_engine_address="127.0.0.1:1", gateway_client_id="id", gateway_client_secret="x", public_base_url="http://127.0.0.1"))
 """
     root = Path(__file__).resolve().parents[2]
     finished = subprocess.run(
