@@ -135,7 +135,8 @@ def from_rpc_error(error: grpc.RpcError) -> MessmailError:
     """Rebuilds the error that a server raised from what its client caught.
 
     A status without our ErrorInfo comes from the transport; UNAVAILABLE and DEADLINE_EXCEEDED keep their meaning, and
-    everything else is INTERNAL, so that nothing of the transport leaks.
+    everything else is INTERNAL, so that nothing of the transport leaks. A reason newer than this caller is
+    INTERNAL or UNAVAILABLE, by its gRPC code.
     """
     # An RpcError of either face (grpc, grpc.aio) answers as a Call does; only the stubs do not say so.
     call = cast(grpc.Call, error)
@@ -157,12 +158,19 @@ def from_rpc_error(error: grpc.RpcError) -> MessmailError:
         return MessmailError(reason, text, retry_after=1.0 if reason == Reason.ERROR_REASON_UNAVAILABLE else None)
     metadata = {key: value for key, value in info.metadata.items() if key != "request_id"}
     return MessmailError(
-        Reason.Value(_PREFIX + info.reason),
+        _reason(info.reason, call.code()),
         status.message,
         violations=[FieldViolation(v.field, v.description) for v in bad_request.field_violations],
         retry_after=retry.retry_delay.ToMilliseconds() / 1000 if retry.HasField("retry_delay") else None,
         **metadata,
     )
+
+
+def _reason(name: str, code: grpc.StatusCode) -> errors_pb2.ErrorReason.ValueType:
+    if _PREFIX + name in errors_pb2.ErrorReason.DESCRIPTOR.values_by_name:
+        return Reason.Value(_PREFIX + name)
+    is_away = code is grpc.StatusCode.UNAVAILABLE
+    return Reason.ERROR_REASON_UNAVAILABLE if is_away else Reason.ERROR_REASON_INTERNAL
 
 
 __all__ = [
