@@ -67,13 +67,13 @@ class Credential:
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the parts listen; the mailbox's two are not used with a relay."""
+    """Where the parts listen; the mailbox's two are None with a relay."""
 
     http: Address
     member_center: Address
     send_engine: Address
-    mailbox: Address
-    smtp: Address
+    mailbox: Address | None = None
+    smtp: Address | None = None
 
 
 @dataclass(frozen=True)

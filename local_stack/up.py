@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet
 from rich.console import Console
@@ -58,6 +59,7 @@ class UpOptions:
 def run_up(options: UpOptions, console: Console) -> int:
     """Runs the stack until Ctrl-C, SIGTERM or SIGHUP; returns the exit status."""
     try:
+        _check_relay(options)
         data = DataDirectory(options.data_dir)
         data.lock()
     except StackError as error:
@@ -78,6 +80,22 @@ def run_up(options: UpOptions, console: Console) -> int:
             data.unlock()
             console.print("Stopped.")
     return 0
+
+
+def _check_relay(options: UpOptions) -> None:
+    """Raises StackError, without repeating the URL and its password, before anything is started."""
+    if not options.smtp_url:
+        return
+    try:
+        parts = urlsplit(options.smtp_url)
+        understood = parts.scheme in ("smtp", "smtps") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        understood = False
+    if not understood:
+        raise StackError(
+            "The relay (--smtp-url, MESSMAIL_SMTP_URL) must be of the form smtp://HOST:PORT or "
+            "smtps://USER:PASSWORD@HOST:PORT."
+        )
 
 
 class _Stack:
@@ -112,7 +130,7 @@ class _Stack:
             member_center=member_center,
             send_engine=send_engine,
             broker_url=self._broker_url(),
-            smtp_url=self._options.smtp_url or f"smtp://{addresses.smtp.reachable}",
+            smtp_url=f"smtp://{addresses.smtp.reachable}" if addresses.smtp else self._options.smtp_url or "",
             member_center_master_keys=self._data.secret("member_center-master-keys", _new_master_key),
             send_engine_master_keys=self._data.secret("send_engine-master-keys", _new_master_key),
         )
@@ -120,7 +138,7 @@ class _Stack:
             self.supervisor.complete(installation.migrate())
         credentials = self._credentials(installation)
         first = [installation.serve_member_center()]
-        if not self._options.smtp_url:
+        if addresses.mailbox:
             first.append(installation.mailbox())
         with self._step("Starting Member Center", done="Member Center answers"):
             self._start(*first)
@@ -141,6 +159,8 @@ class _Stack:
     def _choose_addresses(self) -> Addresses:
         addresses = {}
         for name, default in DEFAULT_ADDRESSES.items():
+            if self._options.smtp_url and name in ("mailbox", "smtp"):
+                continue
             chosen = choose(getattr(self._options, name), default)
             self._held.callback(chosen.close)
             if chosen.moved_from:
@@ -202,13 +222,12 @@ class _Stack:
 
     def _listening(self, installation: Installation) -> dict[str, object]:
         addresses = installation.addresses
-        has_mailbox = self._options.smtp_url is None
         return {
             "http": installation.public_base_url,
             "member_center": str(addresses.member_center.reachable),
             "send_engine": str(addresses.send_engine.reachable),
-            "mailbox": f"http://{addresses.mailbox.reachable}" if has_mailbox else None,
-            "smtp": str(addresses.smtp.reachable) if has_mailbox else None,
+            "mailbox": f"http://{addresses.mailbox.reachable}" if addresses.mailbox else None,
+            "smtp": str(addresses.smtp.reachable) if addresses.smtp else None,
         }
 
     def _overview(self, installation: Installation) -> Panel:

@@ -50,7 +50,8 @@ def up(
         str | None,
         typer.Option(
             envvar="MESSMAIL_SMTP_URL",
-            help="A relay that takes the mails instead of the mailbox: smtp:// or smtps://USER:PASSWORD@HOST:PORT.",
+            help="A relay that takes the mails instead of the mailbox: smtp:// or smtps://USER:PASSWORD@HOST:PORT, and "
+            "where wanted ?starttls=require or ?starttls=if-offered.",
         ),
     ] = None,
     ready_file: Annotated[
