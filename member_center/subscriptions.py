@@ -111,16 +111,23 @@ class Subscriptions:
         return self._links.seal(_link_to(subscription, Purpose.UNSUBSCRIBE, expires_at)), expires_at
 
     def follow_unsubscribe_link(self, caller: Caller, token: str) -> Answer:
-        """Tells the state for the page of an unsubscribe link, and changes nothing."""
+        """Tells the state for the page of an unsubscribe link, and changes nothing.
+
+        The link of a mail tells how things are. The token that anybody can ask for does not tell whose it is: it
+        answers confirmed for everybody and for nobody, until it expires. Raises LINK_INVALID or LINK_EXPIRED.
+        """
         link = self._open(caller, token, Purpose.UNSUBSCRIBE, Purpose.ONE_CLICK)
         found = self._lists.get(link.list_id, link.tenant_id)
         with self._database.tenant(link.tenant_id) as connection:
             now, subscription = subscription_store.find_by_id(
                 connection, link.tenant_id, link.list_id, link.subscription_id
             )
+        if link.purpose is Purpose.UNSUBSCRIBE:
+            if link.expires_at is not None and link.expires_at <= now:
+                raise consent.link_expired()
+            return _answer(found, None, Status.CONFIRMED)
         if subscription is None or consent.has_ended(subscription, now):
-            return _answer(found, _shown(subscription, link), Status.UNSUBSCRIBED)
-        consent.check_link(subscription, link, now)
+            return _answer(found, subscription, Status.UNSUBSCRIBED)
         is_confirmed = subscription.standing is Standing.CONFIRMED
         return _answer(found, subscription, Status.CONFIRMED if is_confirmed else Status.PENDING)
 

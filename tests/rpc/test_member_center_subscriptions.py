@@ -201,8 +201,6 @@ def test_an_unsubscribe_token_lives_for_an_hour(member_center: MemberCenter, clo
     token = member_center.unsubscribe_token(newsletter.list_id, email)
     clock(timedelta(hours=1, seconds=1))
     assert reason_of(lambda: member_center.unsubscribe(token)) == "LINK_EXPIRED"
-    follow = pb.FollowUnsubscribeLinkRequest(token=token)
-    assert reason_of(lambda: member_center.public.FollowUnsubscribeLink(follow)) == "LINK_EXPIRED"
     assert len(member_center.members(newsletter)) == 1
     member_center.unsubscribe(member_center.unsubscribe_token(newsletter.list_id, email))
     assert status_name(member_center.unsubscribe(token)) == "unsubscribed"
@@ -216,11 +214,29 @@ def test_the_token_of_an_unknown_address_answers_like_a_repeat(member_center: Me
     assert len(known) == len(decoy)
     repeat, nothing = (member_center.public.Unsubscribe(pb.UnsubscribeRequest(token=token)) for token in (known, decoy))
     assert repeat == nothing
-    followed = [
-        member_center.public.FollowUnsubscribeLink(pb.FollowUnsubscribeLinkRequest(token=token))
-        for token in (known, decoy)
+
+
+def test_following_a_token_that_anybody_can_ask_for_tells_nothing_of_the_person(
+    member_center: MemberCenter, clock: SetClock
+) -> None:
+    newsletter = member_center.make_newsletter("en")
+    confirmed, pending, left, changed, unknown = (unique_address() for _ in range(5))
+    for email in (confirmed, left):
+        member_center.confirm(member_center.subscribe(newsletter.list_id, email, preferences=struct(lang="zh-TW")))
+    member_center.unsubscribe(member_center.unsubscribe_token(newsletter.list_id, left))
+    confirm, _ = (member_center.subscribe(newsletter.list_id, email) for email in (changed, pending))
+    people = (confirmed, pending, left, changed, unknown)
+    requests = [
+        pb.FollowUnsubscribeLinkRequest(token=member_center.unsubscribe_token(newsletter.list_id, email))
+        for email in people
     ]
-    assert followed[0] == followed[1]
+    member_center.confirm(confirm)
+    follow = member_center.public.FollowUnsubscribeLink
+    (answer,) = {follow(request).SerializeToString() for request in requests}
+    told = pb.FollowUnsubscribeLinkResponse.FromString(answer)
+    assert (status_name(told.status), told.list_name, told.language) == ("confirmed", "Weekly", "en")
+    clock(timedelta(hours=1, seconds=1))
+    assert [reason_of(partial(follow, request)) for request in requests] == ["LINK_EXPIRED"] * len(people)
 
 
 def test_a_token_does_only_what_it_is_for(member_center: MemberCenter) -> None:

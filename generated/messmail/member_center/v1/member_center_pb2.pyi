@@ -604,13 +604,15 @@ class FollowUnsubscribeLinkResponse(_message.Message):
     LIST_NAME_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     status: Global___SubscriptionStatus.ValueType
-    """confirmed or pending where the button would unsubscribe, unsubscribed where that is already done."""
+    """For the link of a mail: confirmed or pending where the button would unsubscribe, unsubscribed where that is already
+    done. For a token of RequestUnsubscribeToken always confirmed, whatever is known of the address.
+    """
     list_id: _builtins.str
     """The list, a UUID."""
     list_name: _builtins.str
     """The list's name."""
     language: _builtins.str
-    """The language of the page: "zh-TW" or "en"."""
+    """The language of the page: "zh-TW" or "en". For a token of RequestUnsubscribeToken always the list's."""
     def __init__(
         self,
         *,

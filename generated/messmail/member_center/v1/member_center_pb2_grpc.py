@@ -158,8 +158,10 @@ class MemberCenterServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FollowUnsubscribeLink(self, request, context):
-        """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else the state.
-        Answers LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
+        """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else a state. The
+        one-click link of a mail tells the person's state. A token of RequestUnsubscribeToken, which anybody can ask for,
+        tells nothing of the person: it answers confirmed until its hour is over, then LINK_EXPIRED, whether or not the
+        address is on the list. Answers LINK_INVALID where that is so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,7 +169,8 @@ class MemberCenterServicer:
 
     def Unsubscribe(self, request, context):
         """Unsubscribes from one list, with a token of RequestUnsubscribeToken or with the one-click link of a mail (RFC 8058).
-        After the call has answered, no mail of that list to that person is begun. Repeating it answers the same. Answers
+        After the call has answered, no further group of mails is authorised for that person on that list; a mail of a
+        group that is already under way may still arrive within seconds. Repeating it answers the same. Answers
         LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -62,12 +62,15 @@ class MemberCenterStub:
     the address is on the list. Answers LIST_NOT_FOUND or RATE_LIMITED where that is so.
     """
     FollowUnsubscribeLink: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.FollowUnsubscribeLinkRequest, _member_center_pb2.FollowUnsubscribeLinkResponse]
-    """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else the state.
-    Answers LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
+    """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else a state. The
+    one-click link of a mail tells the person's state. A token of RequestUnsubscribeToken, which anybody can ask for,
+    tells nothing of the person: it answers confirmed until its hour is over, then LINK_EXPIRED, whether or not the
+    address is on the list. Answers LINK_INVALID where that is so.
     """
     Unsubscribe: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.UnsubscribeRequest, _member_center_pb2.UnsubscribeResponse]
     """Unsubscribes from one list, with a token of RequestUnsubscribeToken or with the one-click link of a mail (RFC 8058).
-    After the call has answered, no mail of that list to that person is begun. Repeating it answers the same. Answers
+    After the call has answered, no further group of mails is authorised for that person on that list; a mail of a
+    group that is already under way may still arrive within seconds. Repeating it answers the same. Answers
     LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
     """
     GetPreferences: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.GetPreferencesRequest, _member_center_pb2.GetPreferencesResponse]
@@ -114,12 +117,15 @@ class MemberCenterAsyncStub(MemberCenterStub):
     the address is on the list. Answers LIST_NOT_FOUND or RATE_LIMITED where that is so.
     """
     FollowUnsubscribeLink: _aio.UnaryUnaryMultiCallable[_member_center_pb2.FollowUnsubscribeLinkRequest, _member_center_pb2.FollowUnsubscribeLinkResponse]  # type: ignore[assignment]
-    """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else the state.
-    Answers LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
+    """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else a state. The
+    one-click link of a mail tells the person's state. A token of RequestUnsubscribeToken, which anybody can ask for,
+    tells nothing of the person: it answers confirmed until its hour is over, then LINK_EXPIRED, whether or not the
+    address is on the list. Answers LINK_INVALID where that is so.
     """
     Unsubscribe: _aio.UnaryUnaryMultiCallable[_member_center_pb2.UnsubscribeRequest, _member_center_pb2.UnsubscribeResponse]  # type: ignore[assignment]
     """Unsubscribes from one list, with a token of RequestUnsubscribeToken or with the one-click link of a mail (RFC 8058).
-    After the call has answered, no mail of that list to that person is begun. Repeating it answers the same. Answers
+    After the call has answered, no further group of mails is authorised for that person on that list; a mail of a
+    group that is already under way may still arrive within seconds. Repeating it answers the same. Answers
     LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
     """
     GetPreferences: _aio.UnaryUnaryMultiCallable[_member_center_pb2.GetPreferencesRequest, _member_center_pb2.GetPreferencesResponse]  # type: ignore[assignment]
@@ -211,8 +217,10 @@ class MemberCenterServicer(metaclass=_abc_1.ABCMeta):
         request: _member_center_pb2.FollowUnsubscribeLinkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_member_center_pb2.FollowUnsubscribeLinkResponse, _abc.Awaitable[_member_center_pb2.FollowUnsubscribeLinkResponse]]:
-        """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else the state.
-        Answers LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
+        """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else a state. The
+        one-click link of a mail tells the person's state. A token of RequestUnsubscribeToken, which anybody can ask for,
+        tells nothing of the person: it answers confirmed until its hour is over, then LINK_EXPIRED, whether or not the
+        address is on the list. Answers LINK_INVALID where that is so.
         """
 
     @_abc_1.abstractmethod
@@ -222,7 +230,8 @@ class MemberCenterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_member_center_pb2.UnsubscribeResponse, _abc.Awaitable[_member_center_pb2.UnsubscribeResponse]]:
         """Unsubscribes from one list, with a token of RequestUnsubscribeToken or with the one-click link of a mail (RFC 8058).
-        After the call has answered, no mail of that list to that person is begun. Repeating it answers the same. Answers
+        After the call has answered, no further group of mails is authorised for that person on that list; a mail of a
+        group that is already under way may still arrive within seconds. Repeating it answers the same. Answers
         LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
         """
 

@@ -117,7 +117,8 @@ class CreateSendJobRequest(_message.Message):
     """The text body."""
     template: _builtins.bool
     """Whether subject and bodies are templates, with the names email, list_name, preferences, preferences_url and
-    unsubscribe_url. Otherwise they are sent as typed.
+    unsubscribe_url. Otherwise they are sent as typed. The page that preferences_url links to, the preference centre,
+    comes in a later release.
     """
     on_unknown: Global___UnknownPolicy.ValueType
     """What to do with a mail whose fate is unknown. Left out: resend."""
