@@ -46,7 +46,7 @@ class HttpRequest:
         """Reads the whole body.
 
         Raises BODY_TOO_LARGE before reading when Content-Length says so, and as soon as it is so otherwise;
-        DEADLINE_EXCEEDED when it has not arrived in time; ClientGoneError.
+        REQUEST_TIMEOUT when it has not arrived in time; ClientGoneError.
         """
         declared = self.headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared) > max_bytes:
@@ -62,7 +62,7 @@ class HttpRequest:
                         raise _too_large(max_bytes)
         except TimeoutError:
             raise MessmailError(
-                Reason.ERROR_REASON_DEADLINE_EXCEEDED, f"the body must arrive within {BODY_SECONDS:.0f} seconds"
+                Reason.ERROR_REASON_REQUEST_TIMEOUT, f"the body must arrive within {BODY_SECONDS:.0f} seconds"
             ) from None
         return bytes(body)
 

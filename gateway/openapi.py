@@ -160,6 +160,7 @@ def _possible_reasons(route: Route) -> set[errors_pb2.ErrorReason.ValueType]:
     if route.has_body:
         found |= {
             Reason.ERROR_REASON_BODY_TOO_LARGE,
+            Reason.ERROR_REASON_REQUEST_TIMEOUT,
             Reason.ERROR_REASON_UNSUPPORTED_MEDIA_TYPE,
             Reason.ERROR_REASON_UNPROCESSABLE,
         }

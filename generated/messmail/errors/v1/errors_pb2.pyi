@@ -93,6 +93,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The deadline of the call passed before the answer was ready. What was asked for may or may not have happened."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 30
     """Something went wrong that is not the caller's fault. The request id finds it in the log."""
+    ERROR_REASON_REQUEST_TIMEOUT: _ErrorReason.ValueType  # 31
+    """The body of the request did not arrive in time, so nothing was done. Send it again."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a request was refused."""
@@ -159,6 +161,8 @@ ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 29
 """The deadline of the call passed before the answer was ready. What was asked for may or may not have happened."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 30
 """Something went wrong that is not the caller's fault. The request id finds it in the log."""
+ERROR_REASON_REQUEST_TIMEOUT: ErrorReason.ValueType  # 31
+"""The body of the request did not arrive in time, so nothing was done. Send it again."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
