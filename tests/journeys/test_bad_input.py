@@ -4,15 +4,19 @@ Each case also asserts what holds for every refusal: a request id, no trace, and
 """
 
 import base64
+import email.policy
 import http.client
 import json
 import uuid
 from dataclasses import dataclass
+from datetime import timedelta
+from email.parser import BytesParser
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
 
+from tests.forged_tokens import forged_tokens
 from tests.recount import Ledger
 from tests.stack import Client, Newsletter, Stack, unique_address
 
@@ -185,6 +189,55 @@ def test_an_international_domain_is_normalised_and_the_local_part_is_kept_as_typ
     assert stack.mailbox.wait_for(f"Ann.{unique}@xn--bcher-kva.example")
 
 
+def test_line_breaks_in_preferences_are_kept_as_data_and_reach_no_header(
+    stack: Stack, newsletter: Newsletter
+) -> None:
+    reader = unique_address()
+    preferences = {"a\r\nBcc: x@example.com": "b\r\nX-Smuggled: yes\r\n\r\nbody", "=?UTF-8?Q?=0AX-Smuggled:_y?=": "\n"}
+    body = subscribe_body(list_id=newsletter.list_id, email=reader, preferences=preferences)
+    assert send(stack, "POST", "/newsletter/subscribe", body).status == 200
+    mails = BytesParser(policy=email.policy.default)
+    with_them = mails.parsebytes(stack.mailbox.raw(stack.mailbox.wait_for(reader)))
+    plain = unique_address()
+    send(stack, "POST", "/newsletter/subscribe", subscribe_body(list_id=newsletter.list_id, email=plain))
+    without_them = mails.parsebytes(stack.mailbox.raw(stack.mailbox.wait_for(plain)))
+    assert with_them.keys() == without_them.keys()
+    assert not with_them.defects
+    assert b"Smuggled" not in with_them.as_bytes()
+    query = "SELECT pending_preferences FROM subscriptions WHERE address = %s"
+    assert Ledger(stack).rows(query, reader, database="member_center") == [(preferences,)]
+
+
+def test_a_link_from_before_an_unsubscribe_is_superseded(stack: Stack, newsletter: Newsletter) -> None:
+    reader = {"list_id": newsletter.list_id, "email": unique_address()}
+    old = stack.site.post_json("/newsletter/subscribe", reader).answer["confirm_token"]
+    unsubscribe = stack.site.post_json("/newsletter/unsubscribe-token", reader).answer["unsubscribe_token"]
+    assert stack.site.post_json("/newsletter/unsubscribe", {"token": unsubscribe}).status == 200
+    new = stack.site.post_json("/newsletter/subscribe", reader).answer["confirm_token"]
+    check_refusal(send(stack, "GET", f"/newsletter/confirm?token={old}"), 409, "LINK_SUPERSEDED")
+    check_refusal(
+        send(stack, "POST", "/newsletter/confirm", json.dumps({"token": old}).encode()), 409, "LINK_SUPERSEDED"
+    )
+    # The newer link still applies, though whoever left is a member again only by the link of the mail.
+    assert stack.site.post_json("/newsletter/confirm", {"token": new}).status == 200
+
+
+def test_an_expired_link_is_gone(stack: Stack, newsletter: Newsletter) -> None:
+    reader = {"list_id": newsletter.list_id, "email": unique_address()}
+    confirm = stack.site.post_json("/newsletter/subscribe", reader).answer["confirm_token"]
+    unsubscribe = stack.site.post_json("/newsletter/unsubscribe-token", reader).answer["unsubscribe_token"]
+    set_clock = "UPDATE messmail_clock SET ahead = %s RETURNING ahead"
+    try:
+        Ledger(stack).rows(set_clock, timedelta(days=7, seconds=1), database="member_center")
+        for path, token in (("/newsletter/confirm", confirm), ("/newsletter/unsubscribe", unsubscribe)):
+            check_refusal(send(stack, "GET", f"{path}?token={token}"), 410, "LINK_EXPIRED")
+            body = json.dumps({"token": token}).encode()
+            check_refusal(send(stack, "POST", path, body), 410, "LINK_EXPIRED")
+    finally:
+        Ledger(stack).rows(set_clock, timedelta(0), database="member_center")
+    assert stack.site.post_json("/newsletter/confirm", {"token": confirm}).answer["status"] == "confirmed"
+
+
 JOBS: dict[str, tuple[dict[str, Any], int, str, str | None]] = {
     "no subject": ({"subject": ...}, 400, "INVALID_FIELD", "subject"),
     "no body": ({"body_text": ...}, 400, "INVALID_FIELD", "body_html"),
@@ -194,6 +247,7 @@ JOBS: dict[str, tuple[dict[str, Any], int, str, str | None]] = {
     "a subject with NEL": ({"subject": "Hi\u0085there"}, 400, "INVALID_FIELD", "subject"),
     "a subject of 501": ({"subject": "x" * 501}, 400, "INVALID_FIELD", "subject"),
     "a name with LF": ({"name": "a\nb"}, 400, "INVALID_FIELD", "name"),
+    "a name with an encoded word": ({"name": "=?UTF-8?Q?Hi=0ABcc:_x?="}, 400, "INVALID_FIELD", "name"),
     "a name of 201": ({"name": "x" * 201}, 400, "INVALID_FIELD", "name"),
     "a time that is none": ({"scheduled_at": "tomorrow"}, 400, "INVALID_FIELD", "scheduled_at"),
     "a time without zone": ({"scheduled_at": "2026-02-11T02:00:00"}, 400, "INVALID_FIELD", "scheduled_at"),
@@ -240,6 +294,7 @@ def test_a_call_without_or_with_a_forged_token_is_refused_alike_everywhere(stack
     head, payload, signature = token.split(".")
     unsigned = base64.urlsafe_b64encode(b'{"alg":"none","typ":"at+jwt"}').rstrip(b"=").decode()
     forged = [f"{unsigned}.{payload}.", f"{head}.{payload}.{signature[::-1]}", f"{head}.{payload}", "x", "A" * 9000]
+    forged += forged_tokens(stack, token).values()
     for method, path in [
         ("GET", "/api/send-jobs"),
         ("GET", f"/api/send-jobs/{NOBODY}"),

@@ -19,6 +19,7 @@ from messmail.member_center.v1 import member_center_pb2_grpc as center_grpc
 from messmail.send_engine.v1 import send_engine_pb2 as engine_pb2
 from messmail.send_engine.v1 import send_engine_pb2_grpc as engine_grpc
 from servicekit.errors import MessmailError, from_rpc_error
+from tests.forged_tokens import forged_tokens
 from tests.stack import Newsletter, Stack
 
 pytestmark = pytest.mark.timeout(240)
@@ -123,6 +124,27 @@ JOBS: dict[str, tuple[dict[str, Any], str, str | None]] = {
         "INVALID_FIELD",
         "scheduled_at",
     ),
+    "a time before the year 1": (
+        {"scheduled_at": timestamp_pb2.Timestamp(seconds=-62135596801)},
+        "INVALID_FIELD",
+        "scheduled_at",
+    ),
+    "a time far before any year": (
+        {"scheduled_at": timestamp_pb2.Timestamp(seconds=-(10**17))},
+        "INVALID_FIELD",
+        "scheduled_at",
+    ),
+    "a time of two seconds in nanoseconds": (
+        {"scheduled_at": timestamp_pb2.Timestamp(nanos=2 * 10**9)},
+        "INVALID_FIELD",
+        "scheduled_at",
+    ),
+    "a time of negative nanoseconds": (
+        {"scheduled_at": timestamp_pb2.Timestamp(nanos=-5)},
+        "INVALID_FIELD",
+        "scheduled_at",
+    ),
+    "a subject of 5 MiB": ({"subject": "x" * 5 * 1024 * 1024}, "BODY_TOO_LARGE", None),
     "an unknown policy": ({"on_unknown": 7}, "INVALID_FIELD", "on_unknown"),
     "a broken template": ({"template": True, "body_text": "{% if %}"}, "TEMPLATE_INVALID", None),
     "another tenant's id": ({"tenant_id": NOBODY}, "TENANT_MISMATCH", None),
@@ -155,6 +177,9 @@ def test_each_service_checks_tokens_and_scopes_by_itself(
     check(refusal(lambda: services.admin.CreateTenant(tenant, metadata=bearer(reader))), "SCOPE_MISSING")
     profile = feed_pb2.GetListProfileRequest(tenant_id=newsletter.tenant_id, list_id=newsletter.list_id)
     check(refusal(lambda: services.feed.GetListProfile(profile, metadata=bearer(reader))), "SCOPE_MISSING")
+    for forgery, forged in forged_tokens(stack, reader).items():
+        error = refusal(lambda one=forged: services.engine.GetSendJob(read, metadata=bearer(one)))  # type: ignore[misc]
+        assert error.status.name == "TOKEN_INVALID", forgery
     sender = stack.access_token(stack.make_client("", "internal:send", usage="INTERNAL"))
     check(refusal(lambda: services.feed.GetListProfile(profile, metadata=bearer(sender))), "SCOPE_MISSING")
     check(refusal(lambda: services.engine.GetSendJob(read, metadata=bearer(sender))), "INVALID_FIELD", "tenant_id")
