@@ -189,9 +189,7 @@ def test_an_international_domain_is_normalised_and_the_local_part_is_kept_as_typ
     assert stack.mailbox.wait_for(f"Ann.{unique}@xn--bcher-kva.example")
 
 
-def test_line_breaks_in_preferences_are_kept_as_data_and_reach_no_header(
-    stack: Stack, newsletter: Newsletter
-) -> None:
+def test_line_breaks_in_preferences_are_kept_as_data_and_reach_no_header(stack: Stack, newsletter: Newsletter) -> None:
     reader = unique_address()
     preferences = {"a\r\nBcc: x@example.com": "b\r\nX-Smuggled: yes\r\n\r\nbody", "=?UTF-8?Q?=0AX-Smuggled:_y?=": "\n"}
     body = subscribe_body(list_id=newsletter.list_id, email=reader, preferences=preferences)
