@@ -7,7 +7,7 @@ from pathlib import Path
 import sqlalchemy as sa
 import structlog
 from pydantic import SecretStr
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from member_center.audience import Audience
 from member_center.imports import Imports
@@ -52,6 +52,9 @@ _log = structlog.get_logger()
 class MemberCenterSettings(BaseSettings):
     """Settings of Member Center, from its environment."""
 
+    # An error about one setting must not show the others.
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
+
     member_center_listen: str = "127.0.0.1:50051"
     member_center_database_url: SecretStr
     broker_url: SecretStr
@@ -61,6 +64,9 @@ class MemberCenterSettings(BaseSettings):
 
 class OwnerSettings(BaseSettings):
     """Settings of what the owner of the database does, from its environment."""
+
+    # An error about one setting must not show the others.
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
 
     member_center_database_url: SecretStr
     member_center_app_password: SecretStr = SecretStr("")

@@ -16,7 +16,7 @@ from pathlib import Path
 import sqlalchemy as sa
 import structlog
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from messmail.send_engine.v1 import send_engine_admin_pb2_grpc, send_engine_pb2_grpc
 from send_engine.actors import Doorbell
@@ -55,6 +55,9 @@ _log = structlog.get_logger()
 
 
 class _SharedSettings(BaseSettings):
+    # An error about one setting must not show the others.
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
+
     send_engine_database_url: SecretStr
     broker_url: SecretStr
     public_base_url: str
@@ -83,6 +86,9 @@ class WorkerSettings(_SharedSettings):
 
 class OwnerSettings(BaseSettings):
     """Settings of what the owner of the database does, from its environment."""
+
+    # An error about one setting must not show the others.
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
 
     send_engine_database_url: SecretStr
     send_engine_app_password: SecretStr = SecretStr("")
