@@ -117,8 +117,10 @@ class Confirmations:
         """Acknowledges what has ended, and forgets what has outlived its lease. Raises MessmailError."""
         ended = [sending for sending in self._under_way if sending.outcomes.done()]
         now = time.monotonic()
-        self._under_way = [sending for sending in self._under_way if now < sending.lapses_at and sending not in ended]
+        going_on = [sending for sending in self._under_way if now < sending.lapses_at and sending not in ended]
+        # Only what Member Center has taken may be forgotten: a sent mail that it does not know of is sent again.
         self._acknowledge([_result(sending) for sending in ended])
+        self._under_way = going_on
 
     def _acknowledge(self, results: Sequence[ConfirmationResult]) -> None:
         if results:

@@ -62,3 +62,13 @@ def test_help_loads_no_command(tmp_path: Path) -> None:
     ended = python("-c", code, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "demo" in ended.stdout
+
+
+@pytest.mark.parametrize("relay", ["ftp://user:s3cret@relay.example", "smtp://", "relay.example:25"])
+def test_up_refuses_a_relay_that_is_none_before_anything_starts(tmp_path: Path, relay: str) -> None:
+    data_dir = tmp_path / "data"
+    refused = messmail("up", "--data-dir", str(data_dir), "--smtp-url", relay, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "smtp" in refused.stdout + refused.stderr
+    assert "s3cret" not in refused.stdout + refused.stderr
+    assert not data_dir.exists()
