@@ -20,7 +20,7 @@ help: ## this list
 
 # ---- running it
 
-.PHONY: demo up bench
+.PHONY: demo up bench bench-send
 demo: $(READY) ## start everything and walk the guide's seven steps with 1,000 members (ARGS=--once to end after it)
 	$(BIN)/messmail demo $(ARGS)
 
@@ -29,6 +29,9 @@ up: $(READY) ## start everything and stay up (ARGS="--http 127.0.0.1:8080 …")
 
 bench: $(READY) ## measure requests per second against bare inserts on the same PostgreSQL
 	$(BIN)/python -m bench.rest $(ARGS)
+
+bench-send: $(READY) ## measure mails per second of a whole send job against Postfix's smtp-source (ARGS="--members 20000 …")
+	$(BIN)/python -m bench.send $(ARGS)
 
 # ---- checking it
 

@@ -1,7 +1,11 @@
 """Measurements. Each prints ratios against a baseline of the same run and saves them under bench/results/.
 
 http_load    a small closed-loop HTTP client: as many requests as a number of connections can carry
+installation a whole installation to measure, started by `messmail up`
 machine      what machine a result comes from
+processes    CPU seconds and memory of processes
 report       medians, a table, and the JSON file
 rest         `make bench`: requests through the gateway against bare INSERT+COMMIT
+send         `make bench-send`: a whole send job against Postfix's smtp-source
+smtp_load    Postfix's smtp-sink and smtp-source, and a loop of aiosmtplib
 """

@@ -11,102 +11,22 @@ import argparse
 import csv
 import itertools
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psycopg
 
 from bench import http_load, report
-from local_stack.data_directory import DataDirectory
-from local_stack.engines import running
+from bench.installation import Stack, stack, token_form
 from local_stack.engines.postgres import Postgres
 
 BASELINE = "INSERT+COMMIT, 8 connections"
 SUBSCRIBE_TARGET = 0.12
 _CONNECTIONS = 32
-
-
-@dataclass(frozen=True)
-class Stack:
-    """A running installation: its command line, its gateway, and its PostgreSQL."""
-
-    data_dir: Path
-    environment: dict[str, str]
-    host: str
-    port: int
-    postgres: Postgres
-
-    def command(self, *arguments: str) -> dict[str, Any]:
-        """Runs a command of the command line and returns what it printed."""
-        done = subprocess.run(
-            [sys.executable, "-m", "messmail_cli", *arguments, "--data-dir", str(self.data_dir), "--json"],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"messmail {arguments[0]} failed: {done.stderr.strip()}")
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
-
-    def post(self, path: str, body: bytes, content_type: str, token: str = "") -> dict[str, Any]:
-        """Posts to the gateway once."""
-        headers = {"Content-Type": content_type} | ({"Authorization": f"Bearer {token}"} if token else {})
-        request = urllib.request.Request(f"http://{self.host}:{self.port}{path}", body, headers)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            parsed: dict[str, Any] = json.load(answer)
-            return parsed
-
-
-@contextmanager
-def stack(folder: Path) -> Iterator[Stack]:
-    """Starts PostgreSQL, then everything else on it with `messmail up`."""
-    data = DataDirectory(folder / "postgres")
-    with running(Postgres.prepare(data), data.logs / "postgres.log") as postgres:
-        ready = folder / "ready.json"
-        environment = os.environ | {
-            "MEMBER_CENTER_DATABASE_URL": postgres.create_database("member_center"),
-            "SEND_ENGINE_DATABASE_URL": postgres.create_database("send_engine"),
-        }
-        free = [
-            part
-            for name in ("http", "member-center", "send-engine", "mailbox")
-            for part in (f"--{name}", "127.0.0.1:0")
-        ]
-        with (folder / "up.log").open("w") as log:
-            up = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "messmail_cli", "up", "--data-dir", str(folder / "stack")),
-                    *(*free, "--ready-file", str(ready)),
-                ],
-                env=environment,
-                stdout=log,
-                stderr=log,
-            )
-            try:
-                while not ready.exists():
-                    try:
-                        up.wait(0.1)
-                    except subprocess.TimeoutExpired:
-                        continue
-                    raise RuntimeError(f"the stack did not start:\n{(folder / 'up.log').read_text()}")
-                address = urllib.parse.urlsplit(json.loads(ready.read_text())["http"])
-                yield Stack(
-                    folder / "stack", environment, address.hostname or "127.0.0.1", address.port or 80, postgres
-                )
-            finally:
-                up.terminate()
-                up.wait(60)
 
 
 def baseline(postgres: Postgres, seconds: int) -> float:
@@ -153,10 +73,7 @@ def prepare(stack: Stack) -> dict[str, Iterator[bytes]]:
     stack.command(
         "members", "import", "--tenant", tenant, "--list", audience, str(members), "--confirmed", "--evidence", "bench"
     )
-    form = urllib.parse.urlencode(
-        {"grant_type": "client_credentials", "client_id": client["client_id"], "client_secret": client["client_secret"]}
-    ).encode()
-    token = stack.post("/oauth/token", form, "application/x-www-form-urlencoded")["access_token"]
+    form, token = token_form(client), stack.token(client)
     job = stack.post(
         "/api/send-jobs",
         json.dumps(
