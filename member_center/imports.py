@@ -40,13 +40,14 @@ class Imports:
         """
         found = self._lists.get(list_id, tenant_id)
         readable, rejected = _read(rows)
-        with self._database.tenant(found.tenant_id) as connection:
-            now, known = subscription_store.lock_by_addresses(connection, found.tenant_id, found.id, list(readable))
+        with self._database.brief(found.tenant_id) as transaction:
+            run = transaction.run
+            now, known = subscription_store.lock_by_addresses(run, found.tenant_id, found.id, list(readable))
             new, changed = _admit_all(found, readable, known, proven, now)
             entry = LogEntry(Through.IMPORT, now, evidence, consent.TEXT_VERSION)
             # Who is not among the added subscribed in the meantime.
-            imported = len(subscription_store.add(connection, new, entry)) + len(changed)
-            subscription_store.replace(connection, changed, entry)
+            imported = len(subscription_store.add(run, new, entry)) + len(changed)
+            subscription_store.replace(run, changed, entry)
         return Imported(imported, len(rows) - imported - len(rejected), tuple(rejected))
 
 

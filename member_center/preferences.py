@@ -29,8 +29,8 @@ class MemberPreferences:
         """Returns a person's preferences; raises LIST_NOT_FOUND or RATE_LIMITED."""
         self._limiter.admit(caller)
         found = self._lists.get(person.list_id, person.tenant_id)
-        with self._database.tenant(found.tenant_id) as connection:
-            read = subscription_store.find_by_address(connection, found.tenant_id, found.id, person.address.key)
+        with self._database.brief(found.tenant_id) as transaction:
+            read = subscription_store.find_by_address(transaction.finish, found.tenant_id, found.id, person.address.key)
         return _preferences_of(read)
 
     def update(self, caller: Caller, person: Person, patch: Preferences) -> Preferences:
@@ -40,15 +40,15 @@ class MemberPreferences:
         """
         self._limiter.admit(caller)
         found = self._lists.get(person.list_id, person.tenant_id)
-        with self._database.tenant(found.tenant_id) as connection:
+        with self._database.brief(found.tenant_id) as transaction:
             read = subscription_store.find_by_address(
-                connection, found.tenant_id, found.id, person.address.key, lock=True
+                transaction.run, found.tenant_id, found.id, person.address.key, lock=True
             )
             subscription = read[1]
             if subscription is None or subscription.standing is not Standing.CONFIRMED:
                 return {}
             preferences = _patched(subscription.preferences, patch)
-            subscription_store.set_preferences(connection, replace(subscription, preferences=preferences))
+            subscription_store.set_preferences(transaction.finish, replace(subscription, preferences=preferences))
         return preferences
 
 

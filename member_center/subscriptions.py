@@ -27,11 +27,10 @@ from member_center.records import (
     Subscription,
     Through,
 )
-from member_center.storage import Connection
 from member_center.storage import subscriptions as subscription_store
 from servicekit.access import Caller
 from servicekit.addresses import EmailAddress
-from servicekit.database import Database
+from servicekit.database import BriefTransaction, Database, Run
 
 UNSUBSCRIBE_TOKEN_LIFE = timedelta(hours=1)
 _THROUGH = {
@@ -69,8 +68,12 @@ class Subscriptions:
         self._limiter.admit_subscribe(caller, found, person.address.key)
         if found is None:
             raise list_not_found()
-        with self._database.tenant(found.tenant_id) as connection:
-            now, asked = _ask(connection, found, person.address, preferences, evidence)
+        stored = None
+        while stored is None:
+            # None: somebody asked for the same person in the meantime, so that there is now somebody to be found.
+            with self._database.brief(found.tenant_id) as transaction:
+                stored = _ask(transaction, found, person.address, preferences, evidence)
+        now, asked = stored
         return self._links.seal(_link_to(asked, Purpose.CONFIRM_API, now + consent.PENDING_LIFE))
 
     def follow_confirm_link(self, caller: Caller, token: str, evidence: Evidence) -> Answer:
@@ -79,9 +82,9 @@ class Subscriptions:
         if link.purpose is Purpose.CONFIRM_API:
             return self._confirm(link, evidence)
         found = self._lists.get(link.list_id, link.tenant_id)
-        with self._database.tenant(link.tenant_id) as connection:
+        with self._database.brief(link.tenant_id) as transaction:
             now, subscription = subscription_store.find_by_id(
-                connection, link.tenant_id, link.list_id, link.subscription_id
+                transaction.finish, link.tenant_id, link.list_id, link.subscription_id
             )
         if subscription is None:
             raise consent.link_expired()
@@ -101,9 +104,9 @@ class Subscriptions:
         """
         self._limiter.admit(caller)
         found = self._lists.get(person.list_id, person.tenant_id)
-        with self._database.tenant(found.tenant_id) as connection:
+        with self._database.brief(found.tenant_id) as transaction:
             now, subscription = subscription_store.find_by_address(
-                connection, found.tenant_id, found.id, person.address.key
+                transaction.finish, found.tenant_id, found.id, person.address.key
             )
         expires_at = now + UNSUBSCRIBE_TOKEN_LIFE
         if subscription is None:
@@ -118,9 +121,9 @@ class Subscriptions:
         """
         link = self._open(caller, token, Purpose.UNSUBSCRIBE, Purpose.ONE_CLICK)
         found = self._lists.get(link.list_id, link.tenant_id)
-        with self._database.tenant(link.tenant_id) as connection:
+        with self._database.brief(link.tenant_id) as transaction:
             now, subscription = subscription_store.find_by_id(
-                connection, link.tenant_id, link.list_id, link.subscription_id
+                transaction.finish, link.tenant_id, link.list_id, link.subscription_id
             )
         if link.purpose is Purpose.UNSUBSCRIBE:
             if link.expires_at is not None and link.expires_at <= now:
@@ -138,24 +141,24 @@ class Subscriptions:
         """
         link = self._open(caller, token, Purpose.UNSUBSCRIBE, Purpose.ONE_CLICK)
         found = self._lists.get(link.list_id, link.tenant_id)
-        with self._database.tenant(link.tenant_id) as connection:
+        with self._database.brief(link.tenant_id) as transaction:
             now, before = subscription_store.find_by_id(
-                connection, link.tenant_id, link.list_id, link.subscription_id, lock=True
+                transaction.run, link.tenant_id, link.list_id, link.subscription_id, lock=True
             )
             if before is not None:
-                _store(connection, before, consent.end(before, link, now), link.purpose, now, evidence)
+                _store(transaction.finish, before, consent.end(before, link, now), link.purpose, now, evidence)
         return _answer(found, _shown(before, link), Status.UNSUBSCRIBED)
 
     def _confirm(self, link: Link, evidence: Evidence) -> Answer:
         found = self._lists.get(link.list_id, link.tenant_id)
-        with self._database.tenant(link.tenant_id) as connection:
+        with self._database.brief(link.tenant_id) as transaction:
             now, before = subscription_store.find_by_id(
-                connection, link.tenant_id, link.list_id, link.subscription_id, lock=True
+                transaction.run, link.tenant_id, link.list_id, link.subscription_id, lock=True
             )
             if before is None:
                 raise consent.link_expired()
             after = consent.confirm(before, link, now)
-            _store(connection, before, after, link.purpose, now, evidence)
+            _store(transaction.finish, before, after, link.purpose, now, evidence)
         return _confirm_answer(found, after)
 
     def _open(self, caller: Caller, token: str, *purposes: Purpose) -> Link:
@@ -178,34 +181,28 @@ def language_of(subscription: Subscription | None, newsletter_list: NewsletterLi
 
 
 def _ask(
-    connection: Connection,
+    transaction: BriefTransaction,
     found: NewsletterList,
     address: EmailAddress,
     preferences: Preferences | None,
     evidence: Evidence,
-) -> tuple[datetime, Subscription]:
-    """Stores that somebody asked; returns the time and the subscription afterwards."""
-    where = (connection, found.tenant_id, found.id, address.key)
-    now, before = subscription_store.find_by_address(*where, lock=True)
+) -> tuple[datetime, Subscription] | None:
+    """Stores that somebody asked; returns the time and the subscription afterwards, None when another was quicker."""
+    now, before = subscription_store.find_by_address(transaction.run, found.tenant_id, found.id, address.key, lock=True)
+    entry = LogEntry(Through.SUBSCRIBE, now, evidence, consent.TEXT_VERSION)
     if before is None:
         made = Subscription(found.tenant_id, found.id, uuid4(), address.key, address.address)
         asked = consent.ask(made, preferences, now)
-        entry = LogEntry(Through.SUBSCRIBE, now, evidence, consent.TEXT_VERSION)
-        if subscription_store.add(connection, [consent.change(None, asked, now, is_mailed=True)], entry):
-            return now, asked
-        # Somebody asked for the same person in the meantime.
-        now, before = subscription_store.find_by_address(*where, lock=True)
-        if before is None:
-            raise RuntimeError("a subscription that was in the way is gone")
+        change = consent.change(None, asked, now, is_mailed=True)
+        return (now, asked) if subscription_store.add(transaction.finish, [change], entry) else None
     asked = consent.ask(before, preferences, now)
     if asked != before:
-        entry = LogEntry(Through.SUBSCRIBE, now, evidence, consent.TEXT_VERSION)
-        subscription_store.replace(connection, [consent.change(before, asked, now, is_mailed=True)], entry)
+        subscription_store.replace(transaction.finish, [consent.change(before, asked, now, is_mailed=True)], entry)
     return now, asked
 
 
 def _store(
-    connection: Connection,
+    run: Run,
     before: Subscription,
     after: Subscription,
     purpose: Purpose,
@@ -214,7 +211,7 @@ def _store(
 ) -> None:
     if after != before:
         entry = LogEntry(_THROUGH[purpose], now, evidence, consent.TEXT_VERSION)
-        subscription_store.replace(connection, [consent.change(before, after, now)], entry)
+        subscription_store.replace(run, [consent.change(before, after, now)], entry)
 
 
 def _link_to(subscription: Subscription, purpose: Purpose, expires_at: datetime) -> Link:

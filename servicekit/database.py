@@ -5,12 +5,13 @@ dispatch() sees the work tables as the dispatch role, and directory() sees no te
 that find one. There is no transaction that sees everything.
 
 A transaction is opened by one message to the server: BEGIN and what it may see go together, outside SQLAlchemy, which
-would send them one by one. That is a third of what a small transaction costs.
+would send them one by one. A brief one, of hot statements only, has no messages of its own: its opening goes with its
+first statement and its end with its last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
@@ -20,10 +21,44 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import PoolProxiedConnection
 
 from servicekit.errors import MessmailError, Reason
+from servicekit.statements import Call, Statement, exchange, execute, is_stale
 
 STATEMENT_SECONDS = 30
+# When the server should have ended a statement long ago, the network is to blame.
+_ANSWER_SECONDS = STATEMENT_SECONDS + 5.0
+_AWAY = (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError)
+
+_BEGIN, _COMMIT = Statement("BEGIN"), Statement("COMMIT")
+_SEE_TENANT = Statement("SELECT set_config('app.tenant', :tenant, true)")
+
+# How a statement of a brief transaction is run: its run, or its finish.
+Run = Callable[[Statement, Mapping[str, Any]], list[Any]]
+
+
+class BriefTransaction:
+    """A transaction of a few hot statements. Its lock and its reads are those of any other."""
+
+    def __init__(self, pooled: PoolProxiedConnection, opening: Call) -> None:
+        self._pooled = pooled
+        self._opening: list[Call] = [opening]
+        self.is_open = False
+
+    def run(self, statement: Statement, parameters: Mapping[str, Any]) -> list[Any]:
+        """Runs a statement after which others follow; returns named tuples."""
+        begins = [] if self.is_open else [(_BEGIN, {}), *self._opening]
+        self.is_open = True
+        return exchange(self._pooled, [*begins, (statement, parameters)], _ANSWER_SECONDS)[-1]
+
+    def finish(self, statement: Statement, parameters: Mapping[str, Any]) -> list[Any]:
+        """Runs the last statement and commits; returns named tuples."""
+        if not self.is_open:
+            return exchange(self._pooled, [*self._opening, (statement, parameters)], _ANSWER_SECONDS)[-1]
+        answers = exchange(self._pooled, [(statement, parameters), (_COMMIT, {})], _ANSWER_SECONDS)
+        self.is_open = False
+        return answers[0]
 
 
 class Database:
@@ -39,8 +74,9 @@ class Database:
             parsed,
             # Statements carry addresses and secrets; an error must not repeat them into a log.
             hide_parameters=True,
-            # Transactions are begun and ended here, by statements of our own.
+            # Transactions are begun and ended here, by statements of our own, before a connection goes back.
             isolation_level="AUTOCOMMIT",
+            pool_reset_on_return=None,
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=5,
@@ -74,34 +110,68 @@ class Database:
             yield connection
 
     @contextmanager
+    def brief(self, tenant_id: UUID) -> Iterator[BriefTransaction]:
+        """Opens a brief transaction that sees this tenant's rows only; commits at the end. Raises UNAVAILABLE."""
+        try:
+            pooled = self._take()
+            transaction = BriefTransaction(pooled, (_SEE_TENANT, {"tenant": str(tenant_id)}))
+            try:
+                yield transaction
+                if transaction.is_open:
+                    execute(pooled, "COMMIT")
+            except BaseException as error:
+                if isinstance(error, psycopg.Error) and error.sqlstate is None:
+                    pooled.invalidate()
+                elif transaction.is_open:
+                    with suppress(psycopg.Error):
+                        execute(pooled, "ROLLBACK")
+                raise
+            finally:
+                if self._closed:
+                    pooled.invalidate()
+                pooled.close()
+        except _AWAY as error:
+            raise _unavailable() from error
+
+    @contextmanager
     def _transaction(self, opening: str) -> Iterator[Connection]:
         try:
             connection = self._open(opening)
             try:
                 yield connection
-                _run(connection, "COMMIT")
+                execute(connection.connection, "COMMIT")
             except BaseException:
                 # Without an answer to COMMIT, or with a broken connection, the server ends the transaction by itself.
                 with suppress(psycopg.Error, DBAPIError):
-                    _run(connection, "ROLLBACK")
+                    execute(connection.connection, "ROLLBACK")
                 raise
             finally:
                 if self._closed:
                     connection.invalidate()
                 connection.close()
-        except (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError) as error:
+        except _AWAY as error:
             raise _unavailable() from error
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise _unavailable() from error
             raise
 
+    def _take(self) -> PoolProxiedConnection:
+        """Takes a connection. Pooled connections that died with the server are thrown away on the way."""
+        for _ in range(self._pool_size + 1):
+            pooled = self._engine.pool.connect()
+            if not is_stale(pooled):
+                return pooled
+            pooled.invalidate()
+            pooled.close()
+        raise _unavailable()
+
     def _open(self, opening: str) -> Connection:
         """Takes a connection and begins. Pooled connections that died with the server are thrown away on the way."""
         for _ in range(self._pool_size + 1):
             connection = self._engine.connect()
             try:
-                _run(connection, opening)
+                execute(connection.connection, opening)
             except psycopg.OperationalError:
                 connection.invalidate()
                 connection.close()
@@ -116,12 +186,6 @@ class Database:
         """Closes every connection; those in use when their transaction ends."""
         self._closed = True
         self._engine.dispose()
-
-
-def _run(connection: Connection, statements: str) -> None:
-    """Sends statements without parameters in one message, which must not be prepared."""
-    driver_connection: Any = connection.connection.driver_connection
-    driver_connection.execute(statements, prepare=False)
 
 
 def _unavailable() -> MessmailError:

@@ -12,11 +12,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import sqlalchemy as sa
-from sqlalchemy.engine import Connection
-
 from member_center.records import Change, LogEntry, Pending, Standing, Subscription
+from servicekit.database import Run
 from servicekit.identifiers import uuid7
+from servicekit.statements import Statement
 
 _HERE = "tenant_id = :tenant_id AND list_id = :list_id"
 # Named one by one: a prepared statement with * would break in old processes when a newer revision adds a column.
@@ -26,9 +25,9 @@ _COLUMNS = (
 )
 
 
-def _find(where: str, lock: str = "") -> sa.TextClause:
+def _find(where: str, lock: str = "") -> Statement:
     # One row comes back even where there is no subscription, because the time is asked for too.
-    return sa.text(
+    return Statement(
         f"""
         WITH found AS (SELECT {_COLUMNS} FROM subscriptions WHERE {_HERE} AND {where} {lock})
         SELECT clock.now, found.* FROM (SELECT messmail_now() AS now) clock LEFT JOIN found ON true
@@ -40,7 +39,7 @@ _BY_ADDRESS, _BY_ADDRESS_LOCKED = (_find("address_key = :address_key", lock) for
 _BY_ID, _BY_ID_LOCKED = (_find("id = :id", lock) for lock in ("", "FOR UPDATE"))
 # Each address is looked up by itself (LATERAL with LIMIT): as long as a table has no statistics, the planner would
 # rather read the whole list, once for each page of an import.
-_BY_ADDRESSES_LOCKED = sa.text(
+_BY_ADDRESSES_LOCKED = Statement(
     f"""
     SELECT clock.now, found.* FROM (SELECT messmail_now() AS now) clock LEFT JOIN (
         SELECT present.* FROM unnest(CAST(:address_keys AS text[])) AS wanted (address_key)
@@ -77,7 +76,7 @@ _LOG_AND_QUEUE = """
     )
     SELECT id FROM stored
 """
-_ADD = sa.text(
+_ADD = Statement(
     f"""
     {_GIVEN}, stored AS (
         INSERT INTO subscriptions (
@@ -92,7 +91,7 @@ _ADD = sa.text(
     ), {_LOG_AND_QUEUE}
     """
 )
-_REPLACE = sa.text(
+_REPLACE = Statement(
     f"""
     {_GIVEN}, stored AS (
         UPDATE subscriptions present
@@ -104,59 +103,61 @@ _REPLACE = sa.text(
     ), {_LOG_AND_QUEUE}
     """
 )
+_SET_PREFERENCES = Statement(
+    f"UPDATE subscriptions SET preferences = CAST(:preferences AS jsonb) WHERE {_HERE} AND id = :id"
+)
 
 
 def find_by_address(
-    connection: Connection, tenant_id: UUID, list_id: UUID, address_key: str, *, lock: bool = False
+    run: Run, tenant_id: UUID, list_id: UUID, address_key: str, *, lock: bool = False
 ) -> tuple[datetime, Subscription | None]:
     """Reads a person's subscription to a list; locked, it stays as read until the transaction ends."""
     parameters = {"tenant_id": tenant_id, "list_id": list_id, "address_key": address_key}
-    row = connection.execute(_BY_ADDRESS_LOCKED if lock else _BY_ADDRESS, parameters).one()
+    (row,) = run(_BY_ADDRESS_LOCKED if lock else _BY_ADDRESS, parameters)
     return row.now, from_row(row) if row.id is not None else None
 
 
 def find_by_id(
-    connection: Connection, tenant_id: UUID, list_id: UUID, subscription_id: UUID, *, lock: bool = False
+    run: Run, tenant_id: UUID, list_id: UUID, subscription_id: UUID, *, lock: bool = False
 ) -> tuple[datetime, Subscription | None]:
     """Reads a subscription; locked, it stays as read until the transaction ends."""
     parameters = {"tenant_id": tenant_id, "list_id": list_id, "id": subscription_id}
-    row = connection.execute(_BY_ID_LOCKED if lock else _BY_ID, parameters).one()
+    (row,) = run(_BY_ID_LOCKED if lock else _BY_ID, parameters)
     return row.now, from_row(row) if row.id is not None else None
 
 
 def lock_by_addresses(
-    connection: Connection, tenant_id: UUID, list_id: UUID, address_keys: Sequence[str]
+    run: Run, tenant_id: UUID, list_id: UUID, address_keys: Sequence[str]
 ) -> tuple[datetime, dict[str, Subscription]]:
     """Reads and locks the subscriptions of many people to a list, by address key."""
     # Locked in one order everywhere, so that two imports never wait for each other.
     parameters = {"tenant_id": tenant_id, "list_id": list_id, "address_keys": sorted(address_keys)}
-    rows = connection.execute(_BY_ADDRESSES_LOCKED, parameters).all()
+    rows = run(_BY_ADDRESSES_LOCKED, parameters)
     return rows[0].now, {row.address_key: from_row(row) for row in rows if row.id is not None}
 
 
-def add(connection: Connection, changes: Sequence[Change], entry: LogEntry) -> set[UUID]:
+def add(run: Run, changes: Sequence[Change], entry: LogEntry) -> set[UUID]:
     """Adds subscriptions to one list and returns the ids of those added.
 
     Not among them is who got a subscription to that list from somebody else in the meantime.
     """
-    return _store(connection, _ADD, changes, entry)
+    return _store(run, _ADD, changes, entry)
 
 
-def replace(connection: Connection, changes: Sequence[Change], entry: LogEntry) -> None:
+def replace(run: Run, changes: Sequence[Change], entry: LogEntry) -> None:
     """Stores subscriptions to one list that were read and locked before."""
-    _store(connection, _REPLACE, changes, entry)
+    _store(run, _REPLACE, changes, entry)
 
 
-def set_preferences(connection: Connection, subscription: Subscription) -> None:
+def set_preferences(run: Run, subscription: Subscription) -> None:
     """Stores the preferences of a subscription that was read and locked before; its consent does not change."""
-    statement = f"UPDATE subscriptions SET preferences = CAST(:preferences AS jsonb) WHERE {_HERE} AND id = :id"
     parameters = {
         "tenant_id": subscription.tenant_id,
         "list_id": subscription.list_id,
         "id": subscription.id,
         "preferences": _json(subscription.preferences),
     }
-    connection.execute(sa.text(statement), parameters)
+    run(_SET_PREFERENCES, parameters)
 
 
 def from_row(row: Any) -> Subscription:
@@ -178,7 +179,7 @@ def from_row(row: Any) -> Subscription:
     )
 
 
-def _store(connection: Connection, statement: sa.TextClause, changes: Sequence[Change], entry: LogEntry) -> set[UUID]:
+def _store(run: Run, statement: Statement, changes: Sequence[Change], entry: LogEntry) -> set[UUID]:
     if not changes:
         return set()
     parameters = {
@@ -194,7 +195,7 @@ def _store(connection: Connection, statement: sa.TextClause, changes: Sequence[C
         "evidence": entry.evidence.text,
         "text_version": entry.text_version,
     }
-    return set(connection.execute(statement, parameters).scalars())
+    return {row.id for row in run(statement, parameters)}
 
 
 def _given(change: Change) -> dict[str, Any]:
