@@ -41,6 +41,11 @@ send_jobs = sa.Table(
     sa.Column("audience_as_of", _time),
     sa.Column("planned_after", sa.Uuid),
     sa.Column("planned_count", sa.Integer),
+    # How long a deferred mail is tried. Left out: as long as the workers' setting says.
+    sa.Column("give_up_seconds", sa.Double),
+    # Each retry of a completed job is a round of its own, for the deliveries that ended in these states, joined by ",".
+    sa.Column("round", sa.SmallInteger, nullable=False, server_default="1"),
+    sa.Column("retried_states", sa.Text, nullable=False, server_default=""),
     # The answer to the first cancel, for the repeats.
     sa.Column("cancelled_sent", sa.Integer),
     sa.Column("cancelled_sending", sa.Integer),
@@ -59,6 +64,7 @@ batches = sa.Table(
     sa.Column("attempt", sa.SmallInteger, nullable=False, server_default="1"),
     # How often a worker was lost over these recipients.
     sa.Column("lapses", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.Column("round", sa.SmallInteger, nullable=False, server_default="1"),
     sa.Column("give_up_at", _time),
     sa.Column("lease_until", _time),
     sa.Column("fence", sa.BigInteger, nullable=False, server_default="0"),
@@ -73,7 +79,7 @@ batches = sa.Table(
     _counter("unknown"),
     _counter("moved"),
     sa.ForeignKeyConstraint(["tenant_id", "job_id"], ["send_jobs.tenant_id", "send_jobs.id"]),
-    sa.Index("batches_of_job", "tenant_id", "job_id"),
+    sa.Index("batches_of_job", "tenant_id", "job_id", "id"),
     sa.Index("batches_due", "tenant_id", "lane", "due_at", "id", postgresql_where=sa.text("status = 'ready'::text")),
 )
 
@@ -92,6 +98,20 @@ deliveries = sa.Table(
     sa.Column("recorded_at", _time),
     sa.ForeignKeyConstraint(["tenant_id", "batch_id"], ["batches.tenant_id", "batches.id"]),
     postgresql_partition_by="RANGE (batch_id)",
+)
+
+# Only successes are kept, and for at least a day.
+idempotency_keys = sa.Table(
+    "idempotency_keys",
+    metadata,
+    sa.Column("tenant_id", sa.Uuid, primary_key=True),
+    sa.Column("client_id", sa.Uuid, primary_key=True),
+    sa.Column("key_hash", sa.LargeBinary, primary_key=True),
+    # Of the request that the key came with.
+    sa.Column("fingerprint", sa.LargeBinary, nullable=False),
+    sa.Column("job_id", sa.Uuid, nullable=False),
+    sa.Column("created_at", _time, nullable=False),
+    sa.ForeignKeyConstraint(["tenant_id", "job_id"], ["send_jobs.tenant_id", "send_jobs.id"]),
 )
 
 esp_accounts = sa.Table(

@@ -92,7 +92,11 @@ def test_foreign_keys_are_composite(database: Ledgerbase) -> None:
         "(SELECT attname FROM pg_attribute WHERE attrelid = conrelid AND attnum = conkey[1]), cardinality(conkey) "
         "FROM pg_constraint k WHERE contype = 'f' AND conparentid = 0"
     )
-    assert sorted(keys) == [("batches", "send_jobs", "tenant_id", 2), ("deliveries", "batches", "tenant_id", 2)]
+    assert sorted(keys) == [
+        ("batches", "send_jobs", "tenant_id", 2),
+        ("deliveries", "batches", "tenant_id", 2),
+        ("idempotency_keys", "send_jobs", "tenant_id", 2),
+    ]
 
 
 def test_row_level_security_is_forced_on_every_tenants_table(database: Ledgerbase, tables: set[str]) -> None:
@@ -133,6 +137,7 @@ def two_tenants(database: Ledgerbase) -> Iterator[tuple[uuid.UUID, uuid.UUID]]:
             "VALUES (%s, %s, 0, %s, 'x')",
             tenant, batch, uuid.uuid4(),
         )  # fmt: skip
+        database.change("INSERT INTO idempotency_keys VALUES (%s, %s, 'x', 'x', %s, now())", tenant, uuid.uuid4(), job)
         database.change("INSERT INTO esp_accounts VALUES (%s, 'x', 'x')", tenant)
         database.change("INSERT INTO tenant_turns (tenant_id) VALUES (%s)", tenant)
     yield tenants
@@ -168,7 +173,11 @@ def test_a_tenants_transaction_sees_its_own_rows_only(
 
 def test_a_row_cannot_point_across_tenants(database: Ledgerbase, two_tenants: tuple[uuid.UUID, uuid.UUID]) -> None:
     one, other = two_tenants
-    for child, parent, column in (("batches", "send_jobs", "job_id"), ("deliveries", "batches", "batch_id")):
+    for child, parent, column in (
+        ("batches", "send_jobs", "job_id"),
+        ("deliveries", "batches", "batch_id"),
+        ("idempotency_keys", "send_jobs", "job_id"),
+    ):
         with pytest.raises(psycopg.errors.ForeignKeyViolation):
             database.change(
                 f"UPDATE {child} SET {column} = (SELECT id FROM {parent} WHERE tenant_id = %s LIMIT 1) "
@@ -184,7 +193,7 @@ def test_the_dispatch_role_sees_work_of_all_tenants_and_nothing_else(
     with app.dispatch() as connection:
         seen = set(connection.execute(sa.text("SELECT tenant_id FROM batches")).scalars())
         assert seen == set(two_tenants)
-        for table in ("send_jobs", "deliveries", "esp_accounts"):
+        for table in ("send_jobs", "deliveries", "esp_accounts", "idempotency_keys"):
             with pytest.raises(sa.exc.ProgrammingError, match="permission denied"), connection.begin_nested():
                 connection.execute(sa.text(f"SELECT 1 FROM {table}"))
         with pytest.raises(sa.exc.ProgrammingError, match="permission denied"), connection.begin_nested():
