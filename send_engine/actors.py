@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from send_engine.records import Lane
+from servicekit.failpoints import reached
 
 # Without the broker's own maintenance, rings of a worker that died come back after some 12 minutes only.
 _MAINTENANCE_ALWAYS = 1_000_000
@@ -77,8 +78,15 @@ class Doorbell:
         return dramatiq.actor(actor_name=name, queue_name=name, max_retries=0, broker=self.broker)(run)
 
 
+class _Acknowledgement(dramatiq.Middleware):
+    """Marks the moment at which the broker has forgotten a ring."""
+
+    def after_ack(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+        reached("acknowledged")
+
+
 def _open_broker(url: str) -> dramatiq.Broker:
-    middleware: list[dramatiq.Middleware] = [Retries(max_retries=0)]
+    middleware: list[dramatiq.Middleware] = [Retries(max_retries=0), _Acknowledgement()]
     if url.startswith(("amqp://", "amqps://")):
         from dramatiq.brokers.rabbitmq import RabbitmqBroker
 

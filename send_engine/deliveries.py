@@ -32,6 +32,7 @@ from send_engine.records import (
 from send_engine.storage import Connection, batches, send_jobs
 from send_engine.storage import deliveries as rows
 from servicekit.database import Database
+from servicekit.failpoints import reached
 from servicekit.identifiers import uuid7
 
 GIVE_UP_SECONDS = 24 * 3600.0
@@ -95,6 +96,7 @@ class Ledger:
         claimed_at = time.monotonic()
         with self._database.dispatch() as connection:
             claim = batches.claim(connection, lane, self._terms.worker, self._terms.lease_seconds)
+        reached("claimed")
         return None if claim is None else HeldBatch(self._database, self._terms, claim, claimed_at)
 
     def count_due(self, lane: Lane, most: int) -> int:
@@ -195,6 +197,7 @@ class HeldBatch:
             if not batches.mark(connection, claim, start, until, self._terms.lease_seconds):
                 raise BatchLostError
             group = rows.find(connection, claim.tenant_id, claim.batch_id, start, until)
+        reached("marked")
         self._marked_until = until
         self._looked_at = asked_at
         self._leased_until = asked_at + self._terms.lease_seconds
@@ -243,6 +246,9 @@ class HeldBatch:
                 self._finish(connection, status, until)
             elif (batches.recorded_until(connection, claim) or 0) < until:
                 raise BatchLostError
+        reached("recorded")
+        if until == claim.size:
+            reached("closed")
         self._position = until
 
     def release(self, delay: float | None = None, attempt: int | None = None) -> None:

@@ -29,6 +29,7 @@ from send_engine.sending import message_id_domain
 from send_engine.storage import batches, send_jobs
 from servicekit.database import Database
 from servicekit.errors import FieldViolation, MessmailError, Reason, invalid_field
+from servicekit.failpoints import reached
 from servicekit.identifiers import uuid7
 
 WATCH_SECONDS = 0.5
@@ -94,6 +95,7 @@ class SendJobs:
             batches.insert_plan(connection, tenant_id, uuid7(), job_id)
             created = send_jobs.find(connection, tenant_id, job_id)
         assert created is not None
+        reached("enqueued")
         self._ring(Lane.PLAN)
         return created
 

@@ -17,6 +17,7 @@ import structlog
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from servicekit.failpoints import warn_if_armed
 from servicekit.redaction import redact_event
 
 # Libraries that bring handlers of their own; theirs are taken off so that each line is written once, and redacted.
@@ -75,6 +76,7 @@ def configure_logging(process_name: str) -> None:
         library.propagate = True
     sys.excepthook = _log_crash
     threading.excepthook = _log_thread_crash
+    warn_if_armed()
 
 
 def bind_request_id(request_id: str) -> AbstractContextManager[None]:
