@@ -12,6 +12,7 @@ It does not ask the DNS, and it does not write headers (a `Mailbox` name still h
 import re
 import unicodedata
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 import idna
@@ -91,6 +92,8 @@ class EmailAddress:
         Only ASCII letters are folded. Other letters are compared as they are (in NFC), since folding a
         dotless i or a long s would let one person stand for another.
         """
+        if self.typed_local.isascii():
+            return f"{self.typed_local.lower()}@{self.domain}"
         folded = unicodedata.normalize("NFC", self.typed_local).translate(_ASCII_LOWER)
         # "J" and a caron have no composed form, "j" and a caron have one: hence NFC once more.
         return f"{unicodedata.normalize('NFC', folded)}@{self.domain}"
@@ -115,7 +118,10 @@ def parse_address(text: str) -> EmailAddress:
         raise AddressError("empty")
     if len(text) > _MAX_TYPED_CHARACTERS:
         raise AddressError("too_long")
-    if any(unicodedata.category(character) in _BREAKING_CATEGORIES for character in text):
+    # Of the ASCII characters the printable ones break nothing, and most addresses have no others.
+    if not (text.isascii() and text.isprintable()) and any(
+        unicodedata.category(character) in _BREAKING_CATEGORIES for character in text
+    ):
         raise AddressError("character")
     if text.startswith('"'):
         raise AddressError("local_quoted")
@@ -163,8 +169,11 @@ def _check_local(local: str) -> None:
         raise AddressError("local_too_long")
     if local.startswith(".") or local.endswith(".") or ".." in local:
         raise AddressError("local_dots")
-    beyond_ascii = [character for character in local if not character.isascii()]
-    ascii_only = "".join(character for character in local if character.isascii())
+    if local.isascii():
+        beyond_ascii, ascii_only = [], local
+    else:
+        beyond_ascii = [character for character in local if not character.isascii()]
+        ascii_only = "".join(character for character in local if character.isascii())
     if not _ASCII_LOCAL_CHARACTERS.fullmatch(ascii_only) or any(map(_is_unfit_for_local, beyond_ascii)):
         raise AddressError("local_character")
 
@@ -195,8 +204,12 @@ def _read_domain(typed: str) -> str:
     return domain
 
 
+@lru_cache(maxsize=4096)
 def _to_a_labels(typed: str) -> tuple[str, str]:
-    """Returns the domain as IDNA 2008 A-labels after UTS 46 mapping (non-transitional), or a problem's code."""
+    """Returns the domain as IDNA 2008 A-labels after UTS 46 mapping (non-transitional), or a problem's code.
+
+    A few domains make up most of any list, and mapping one costs more than all other checks of an address together.
+    """
     try:
         return idna.encode(typed, uts46=True, std3_rules=True).decode("ascii"), ""
     except idna.IDNAError as error:

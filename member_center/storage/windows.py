@@ -7,19 +7,29 @@ answer.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 _PREFIX = b"messmail:limit:"
 _SECONDS_TO_ANSWER = 0.25
 DAY_SECONDS = 86_400
 
+
+class _Script:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
 # All or nothing: a call that one window refuses is counted in none. A window begins with its first call.
-_ADMIT = """
+_ADMIT = _Script("""
 for i, key in ipairs(KEYS) do
     local limit, seconds = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
     if tonumber(redis.call('GET', key) or '0') >= limit then
@@ -33,10 +43,10 @@ for i, key in ipairs(KEYS) do
     end
 end
 return {0, 0}
-"""
+""")
 
 # A mail that was counted before is counted once, so that a repeated lease costs nobody another mail.
-_COUNT_MAILS = """
+_COUNT_MAILS = _Script("""
 local now, limit, day = tonumber(redis.call('TIME')[1]), tonumber(ARGV[1]), tonumber(ARGV[2])
 local allowed = {}
 for i, key in ipairs(KEYS) do
@@ -53,7 +63,7 @@ for i, key in ipairs(KEYS) do
     end
 end
 return allowed
-"""
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +87,22 @@ class Counters:
             socket_connect_timeout=_SECONDS_TO_ANSWER,
             retry=Retry(NoBackoff(), 0),
         )
-        self._admit = self._store.register_script(_ADMIT)
-        self._count_mails = self._store.register_script(_COUNT_MAILS)
 
     def admit(self, windows: Sequence[Window]) -> tuple[Window, float] | None:
         """Counts a call in all windows; or in none, and returns the full one and the seconds until it ends."""
-        full, milliseconds = self._admit(
-            keys=[_PREFIX + window.key for window in windows],
-            args=[number for window in windows for number in (window.limit, window.seconds)],
+        full, milliseconds = self._evaluate(
+            _ADMIT,
+            [_PREFIX + window.key for window in windows],
+            [number for window in windows for number in (window.limit, window.seconds)],
         )
         return (windows[full - 1], milliseconds / 1000) if full else None
 
     def count_mails(self, mails: Sequence[tuple[bytes, bytes]], limit: int) -> list[bool]:
         """Counts mails, each with the key of its address and its own id, and tells which are within a day's limit."""
-        allowed = self._count_mails(
-            keys=[_PREFIX + b"mail:" + key for key, _ in mails],
-            args=[limit, DAY_SECONDS, *(mail for _, mail in mails)],
+        allowed = self._evaluate(
+            _COUNT_MAILS,
+            [_PREFIX + b"mail:" + key for key, _ in mails],
+            [limit, DAY_SECONDS, *(mail for _, mail in mails)],
         )
         return [bool(answer) for answer in allowed]
 
@@ -106,3 +116,22 @@ class Counters:
     def close(self) -> None:
         """Closes every connection."""
         self._store.close()
+
+    def _evaluate(self, script: _Script, keys: Sequence[bytes], arguments: Sequence[bytes | int]) -> Any:
+        """Runs a script over a connection itself: what the client does around a command costs more than the command."""
+        pool = self._store.connection_pool
+        # redis-py does not type what a connection has.
+        connection: Any = pool.get_connection()
+        try:
+            try:
+                connection.send_command("EVALSHA", script.sha, len(keys), *keys, *arguments)
+                return connection.read_response()
+            except NoScriptError:
+                connection.send_command("EVAL", script.text, len(keys), *keys, *arguments)
+                return connection.read_response()
+        except BaseException:
+            # What an answer that came late would answer is anybody's guess.
+            connection.disconnect()
+            raise
+        finally:
+            pool.release(connection)
