@@ -1,6 +1,6 @@
 """Counting at the receiving end: a sink that records every accepted mail, and the ledger to hold against it.
 
-The sink is the development mailbox with a record file. The ledger is read by PostgreSQL's superuser, past row level
+The sink is the rig's, which fsyncs before it answers. The ledger is read by PostgreSQL's superuser, past row level
 security, because a recount must not depend on what it checks.
 """
 
@@ -18,7 +18,8 @@ from urllib.parse import quote
 
 import psycopg
 
-from tests.stack import Stack, wait_until
+from tests.rig.sink import Rule, as_line
+from tests.stack import Stack
 
 STATES = ("pending", "claimed", "sending", "deferred", "sent", "failed", "suppressed", "cancelled", "unknown")
 
@@ -29,49 +30,47 @@ class Sink:
 
     address: str
     record: Path
+    process: subprocess.Popen[bytes]
+
+    def script(self, *rules: Rule) -> None:
+        """Makes the sink go by these rules, and no others, from now on."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(as_line(rules))
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == b"ok\n"
+
+    def slow_down(self, seconds: float) -> None:
+        """Makes the sink wait so long before it answers each mail, which it has by then."""
+        self.script(Rule("dot", seconds=seconds))
 
     def deliveries(self, subject_to: str = "") -> Counter[str]:
         """Counts the accepted mails of each delivery id, of all recipients or of those whose address ends so."""
-        return Counter(
-            entry["headers"].get("x-messmail-delivery", "")
-            for entry in self.entries()
-            if entry["recipient"].endswith(subject_to)
-        )
+        return Counter(entry["delivery"] for entry in self.entries() if entry["recipient"].endswith(subject_to))
 
-    def recipients(self) -> Counter[str]:
-        """Counts the accepted mails of each recipient."""
-        return Counter(entry["recipient"] for entry in self.entries())
+    def recipients(self, subject_to: str = "") -> Counter[str]:
+        """Counts the accepted mails of each recipient, of all or of those whose address ends so."""
+        return Counter(entry["recipient"] for entry in self.entries() if entry["recipient"].endswith(subject_to))
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """Reads the record: one entry for each accepted recipient."""
-        if self.record.exists():
-            for line in self.record.read_bytes().splitlines():
-                yield json.loads(line)
+        """Reads the record: one entry for each accepted mail."""
+        for line in self.record.read_bytes().splitlines():
+            yield json.loads(line)
 
 
 @contextmanager
-def recording_sink(folder: Path, delay_ms: float = 0.0) -> Iterator[Sink]:
-    """Runs a sink that waits so long before it accepts each mail."""
-    record, log = folder / "sink.jsonl", folder / "sink.log"
-    command = [
-        *(sys.executable, "-m", "local_stack.mailbox", "--smtp", "127.0.0.1:0", "--http", "127.0.0.1:0"),
-        *("--delay-ms", str(delay_ms), "--record", str(record), "--keep", "100"),
-    ]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stderr=output, stdin=subprocess.DEVNULL)
-    try:
-
-        def address() -> str:
-            for line in log.read_text().splitlines():
-                event = json.loads(line)
-                if event.get("event") == "ready":
-                    return str(event["smtp"])
-            return ""
-
-        yield Sink(wait_until(address, "the sink"), record)
-    finally:
-        process.terminate()
-        process.wait(30)
+def recording_sink(folder: Path, delay_ms: float = 0.0, listen: str = "127.0.0.1:0") -> Iterator[Sink]:
+    """Runs a sink that waits so long before it answers each mail."""
+    record = folder / "sink.jsonl"
+    command = [sys.executable, "-m", "tests.rig.sink", "--record", str(record), "--listen", listen]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            sink = Sink(process.stdout.readline().decode().strip(), record, process)
+            if delay_ms:
+                sink.slow_down(delay_ms / 1000)
+            yield sink
+        finally:
+            process.terminate()
 
 
 def add_up(counters: dict[str, int]) -> bool:

@@ -1,7 +1,7 @@
 """A TCP proxy that is a bad network: latency, cuts after so many bytes, resets, silence, slow drip.
 
 It passes bytes on in their order and knows no protocol. Its weather can be changed at any moment, and holds from then
-on for open connections too. Alone: `python -m tests.rig.proxy --to HOST:PORT --round-trip 0.05`, which prints its address.
+on for open connections too. Alone, `python -m tests.rig.proxy --to HOST:PORT --round-trip 0.05` prints its address.
 """
 
 from __future__ import annotations
