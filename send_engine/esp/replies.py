@@ -16,7 +16,7 @@ MAX_QUOTED = 512
 
 _CODES = {str(code).encode(): code for code in range(200, 600)}
 _ONE_LINE = {start + b" ": code for start, code in _CODES.items()}
-_ENHANCED = re.compile(rb"[245]\.\d{1,3}\.\d{1,3}(?=\s|$)")
+_ENHANCED = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}(?= |$)")
 _ADDRESS = re.compile(r'(?:"[^"]*"|[^\s<>"]+)(?:@|%40)[^\s<>"]*', re.IGNORECASE)
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+")
 
@@ -49,6 +49,9 @@ class ReplyReader:
         self._tail = b""
         self._lines: list[bytes] = []
         self._code = 0
+        # What came last behind the first reply, and what it said.
+        self._usual = b""
+        self._usual_replies: list[Reply] = []
 
     @property
     def has_rest(self) -> bool:
@@ -57,15 +60,17 @@ class ReplyReader:
 
     def feed(self, data: bytes) -> list[Reply]:
         """Returns the replies that are complete now; those before a broken line are still good."""
-        fresh = not self._tail and not self._lines and self.broken is None
-        if fresh and len(data) <= MAX_LINE and data.endswith(b"\r\n"):
-            # Nearly always: some whole replies of one line each. A third of the time of the careful way.
-            lines = data[:-2].split(b"\r\n")
-            if data.count(b"\n") == len(lines):
-                try:
-                    return [(_ONE_LINE[line[:4]], line[4:]) for line in lines]
-                except KeyError:
-                    pass
+        if not self._tail and not self._lines and self.broken is None and data.endswith(b"\r\n"):
+            # Nearly always: whole replies of one line each, and those behind the first the same as ever.
+            line, _, rest = data.partition(b"\r\n")
+            code = _ONE_LINE.get(line[:4])
+            if code is not None and len(line) <= MAX_LINE and b"\n" not in line:
+                if not rest:
+                    return [(code, line[4:])]
+                if rest != self._usual or not self._usual_replies:
+                    self._usual, self._usual_replies = rest, _read_one_liners(rest)
+                if self._usual_replies:
+                    return [(code, line[4:]), *self._usual_replies]
         return self._feed_carefully(data)
 
     def _feed_carefully(self, data: bytes) -> list[Reply]:
@@ -95,30 +100,49 @@ class ReplyReader:
         return replies
 
 
+def _read_one_liners(data: bytes) -> list[Reply]:
+    """Returns the replies in data that ends with a line, nothing unless all are whole replies of one line each."""
+    lines = data[:-2].split(b"\r\n")
+    if len(data) > MAX_LINE or data.count(b"\n") != len(lines) or any(line[:4] not in _ONE_LINE for line in lines):
+        return []
+    return [(_ONE_LINE[line[:4]], line[4:]) for line in lines]
+
+
 def classify(code: int, text: bytes, phase: Phase) -> Outcome:
     """Returns what a final reply means for a mail: 2xx accepted, 4xx deferred, 5xx failed.
 
     Only for replies of these classes; anything else is for the caller to call a broken protocol.
     """
-    match = _ENHANCED.match(text)
-    enhanced = match.group().decode() if match else None
     if code < 300:
-        return Outcome(Verdict.accepted, code, enhanced, quote(text))
+        return accepted(code, text)
+    reply = quote(text)
+    enhanced = _enhanced(reply)
     verdict = Verdict.deferred if code < 500 else Verdict.failed
     category = _category_of_enhanced(enhanced) if enhanced else None
-    return Outcome(verdict, code, enhanced, quote(text), category or _category_of_code(code, phase))
+    return Outcome(verdict, code, enhanced, reply, category or _category_of_code(code, phase))
+
+
+def accepted(code: int, text: bytes) -> Outcome:
+    """Returns what a reply of 2xx means for a mail."""
+    reply = quote(text)
+    return Outcome(Verdict.accepted, code, _enhanced(reply), reply)
 
 
 def quote(text: bytes) -> str:
     """Returns a server's text as one printable line of at most 512 characters, with no address in it."""
-    if b"@" not in text and b"%40" not in text and len(text) <= MAX_QUOTED and text.isascii():
-        words = text.decode()
-        return words if words.isprintable() else _UNPRINTABLE.sub(" ", words)
+    words = text.decode("utf-8", "replace")
+    if len(words) <= MAX_QUOTED and words.isprintable() and "@" not in words and "%40" not in words:
+        return words
     # Bounded before the search for addresses, at a gap, so that no half of one is left.
-    words = _UNPRINTABLE.sub(" ", text.decode("utf-8", "replace"))
+    words = _UNPRINTABLE.sub(" ", words)
     if len(words) > 4 * MAX_QUOTED:
         words = words[: 4 * MAX_QUOTED].rpartition(" ")[0]
     return _ADDRESS.sub("[address]", words)[:MAX_QUOTED]
+
+
+def _enhanced(reply: str) -> str | None:
+    match = _ENHANCED.match(reply)
+    return match[0] if match else None
 
 
 def _category_of_enhanced(enhanced: str) -> Category | None:

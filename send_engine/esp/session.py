@@ -11,6 +11,7 @@ import functools
 import ipaddress
 import ssl
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from send_engine.esp.port import Category, Outcome, Verdict
@@ -18,6 +19,7 @@ from send_engine.esp.replies import Phase, Reply, classify
 from send_engine.esp.timeouts import Timeouts
 from send_engine.esp.url import SmtpAccount, StartTls
 from send_engine.esp.wire import Wire
+from servicekit.failpoints import reached
 
 
 class SessionRefused(Exception):  # noqa: N818  (it is an answer, not a fault of ours)
@@ -80,8 +82,8 @@ class _Dialogue:
     def is_quiet(self) -> bool:
         return not self._replies and self._wire.is_quiet
 
-    def on_reply(self, code: int, text: bytes) -> None:
-        self._replies.append((code, text))
+    def on_replies(self, replies: Sequence[Reply]) -> None:
+        self._replies.extend(replies)
         self._wake()
 
     def on_drained(self) -> None:
@@ -111,9 +113,13 @@ async def open_session(
     except BaseException:
         wire.drop("not opened")
         raise
+    if wire.lost is None and not dialogue.is_quiet:
+        # One reply too many, and every later one would be taken for that to the command after.
+        wire.drop("the server spoke unasked")
     if wire.lost is not None:
         raise refusal(wire.lost)
     wire.listener = None
+    reached("connected")
     return Session(wire, extensions)
 
 

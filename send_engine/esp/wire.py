@@ -4,8 +4,7 @@ A plain asyncio.Protocol, because streams cost several times as much per mail.
 """
 
 import asyncio
-from collections.abc import Iterator
-from operator import length_hint
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 from send_engine.esp.replies import Reply, ReplyReader
@@ -14,8 +13,8 @@ from send_engine.esp.replies import Reply, ReplyReader
 class Listener(Protocol):
     """Whoever is talking over a wire at the moment."""
 
-    def on_reply(self, code: int, text: bytes) -> None:
-        """Takes the next reply."""
+    def on_replies(self, replies: Sequence[Reply]) -> None:
+        """Takes the replies that came in one piece, in their order."""
 
     def on_drained(self) -> None:
         """Learns that all bytes written have left for the kernel."""
@@ -34,7 +33,6 @@ class Wire(asyncio.Protocol):
         self.lost: str | None = None
         self.closed = asyncio.get_running_loop().create_future()
         self._reader = ReplyReader()
-        self._replies: Iterator[Reply] = iter(())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Is called by the event loop, and again by whoever has put TLS under this wire."""
@@ -44,22 +42,16 @@ class Wire(asyncio.Protocol):
         self.write = self.transport.write
 
     def data_received(self, data: bytes) -> None:
-        """Passes on each reply; what comes unasked ends the connection."""
-        self._replies = iter(self._reader.feed(data))
-        for code, text in self._replies:
-            if self.lost is not None:
-                return
-            if self.listener is None:
-                self.drop("the server spoke unasked")
-                return
-            self.listener.on_reply(code, text)
+        """Passes on the replies; what comes unasked ends the connection."""
+        if self.lost is not None:
+            return
+        replies = self._reader.feed(data)
+        if self.listener is not None:
+            self.listener.on_replies(replies)
+        elif replies:
+            self.drop("the server spoke unasked")
         if self._reader.broken:
             self.drop(f"the server sent {self._reader.broken}")
-
-    @property
-    def has_more(self) -> bool:
-        """True while a listener is told of one reply and another came with it."""
-        return length_hint(self._replies) > 0
 
     @property
     def is_quiet(self) -> bool:
