@@ -32,8 +32,8 @@ class MailQueue:
         return bool(self._waiting) and not self.abort()
 
     def take(self) -> int | None:
-        """Returns the next mail that may be begun, None when there is none."""
-        return self._waiting.popleft() if self._waiting and not self.abort() else None
+        """Returns the next mail, None when there is none. Whether it may still be begun is for the caller to ask."""
+        return self._waiting.popleft() if self._waiting else None
 
     def give_back(self, index: int) -> None:
         """Takes back a mail that was handed out and not begun."""

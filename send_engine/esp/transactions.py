@@ -63,6 +63,7 @@ class Transactions:
         self._has_recipient = False  # RCPT was taken although MAIL was not.
         self._stopping = False
         self._dot_out = False
+        self._sender = ""  # The last one that can stand in an SMTP command.
         self._answered = 0
         self._behind = 0  # Replies that came in one piece with the one looked at, and after it.
         self._steps = 0
@@ -262,7 +263,7 @@ class Transactions:
             self._current, self._ahead = self._ahead, None
             self._phase = _MAIL
             return
-        index = self._draw()
+        index = None if self._queue.abort() else self._draw()
         if index is None:
             self._finish()
             return
@@ -296,13 +297,15 @@ class Transactions:
             return _NO_8BITMIME
         if 0 < extensions.size < len(mail.data):
             return _TOO_BIG
-        if not mail.smtputf8 and not (mail.recipient.isascii() and mail.envelope_sender.isascii()):
+        sender, recipient = mail.envelope_sender, mail.recipient
+        if not mail.smtputf8 and not (recipient.isascii() and sender.isascii()):
             return _NO_PATH
-        if not _PATH.fullmatch(mail.recipient) or not (
-            mail.envelope_sender == "" or _PATH.fullmatch(mail.envelope_sender)
-        ):
-            return _NO_PATH
-        return None
+        # One sender has many mails.
+        if sender != self._sender:
+            if sender and not _PATH.fullmatch(sender):
+                return _NO_PATH
+            self._sender = sender
+        return None if _PATH.fullmatch(recipient) else _NO_PATH
 
     def _glance(self) -> None:
         """Looks at the clock and at the caller's wish, and comes back: cheaper than a timer per command.
