@@ -21,6 +21,7 @@ import structlog
 from send_engine import job_states
 from send_engine.records import (
     Addressee,
+    BatchStatus,
     Claim,
     DeliveryState,
     JobStatus,
@@ -146,7 +147,7 @@ class HeldBatch:
         """Tells whether no further mail may be begun: the job was stopped, or the lease is over. Costs nothing."""
         return self._stopped or time.monotonic() >= self._leased_until
 
-    def settle_lapse(self, on_unknown: UnknownPolicy) -> None:
+    def settle_lapse(self, order: SendOrder) -> None:
         """Settles the rows that a lost worker left marked. Raises BatchLostError.
 
         They are tried again, or unknown when the job holds such mails or was stopped. One that was alone in its group
@@ -157,7 +158,7 @@ class HeldBatch:
             return
         with self._database.tenant(claim.tenant_id) as connection:
             status = send_jobs.lock(connection, claim.tenant_id, claim.job_id)
-            resend = on_unknown is UnknownPolicy.RESEND and status not in job_states.STOPPED
+            resend = order.on_unknown is UnknownPolicy.RESEND and status not in job_states.STOPPED
             poison = resend and until - start == 1 and claim.lapses + 1 >= POISON_LAPSES
             end = DeliveryState.FAILED if poison else DeliveryState.UNKNOWN
             moves = resend and not poison
@@ -166,7 +167,17 @@ class HeldBatch:
                 raise BatchLostError
             if moves:
                 retry = uuid7()
-                self._insert_retry(connection, retry, until - start, 0.0, claim.attempt, claim.lapses + 1)
+                batches.insert_retry(
+                    connection,
+                    claim,
+                    retry,
+                    until - start,
+                    lane=Lane.RETRY,
+                    delay=0.0,
+                    attempt=claim.attempt,
+                    lapses=claim.lapses + 1,
+                    give_up_at=self._give_up_at(order, batches.now(connection)),
+                )
                 rows.move(connection, claim.tenant_id, claim.batch_id, range(start, until), retry, 0, more_attempts=1)
             else:
                 reason = "poison" if poison else "worker_lost"
@@ -189,7 +200,7 @@ class HeldBatch:
                 done = (
                     batches.close(connection, claim)
                     if status in job_states.ENDED
-                    else batches.release(connection, claim, None, claim.attempt)
+                    else batches.release(connection, claim, None, claim.attempt, BatchStatus.PLANNED)
                 )
                 if not done:
                     raise BatchLostError
@@ -221,7 +232,7 @@ class HeldBatch:
         if renews and not self._stopped:
             self._leased_until = now + self._terms.lease_seconds
 
-    def record(self, results: Sequence[Result], on_unknown: UnknownPolicy) -> None:
+    def record(self, results: Sequence[Result], order: SendOrder) -> None:
         """Records the results of the marked rows, all of them, in one transaction. Raises BatchLostError.
 
         Those that are tried again move to a batch of the retry lane. With the last row of the last batch, the job is
@@ -234,15 +245,15 @@ class HeldBatch:
             status = take(connection, claim.tenant_id, claim.job_id)
             assert status is not None
             now = batches.now(connection)
-            give_up_at = claim.give_up_at or now + timedelta(seconds=self._terms.give_up_seconds)
-            settled = [settle(result, status, on_unknown, claim.attempt, now, give_up_at) for result in results]
+            give_up_at = self._give_up_at(order, now)
+            settled = [settle(result, status, order.on_unknown, claim.attempt, now, give_up_at) for result in results]
             again = [result for result in settled if result.state is DeliveryState.PENDING]
             counts = Counter[DeliveryState](result.state for result in settled)
             del counts[DeliveryState.PENDING]
             if batches.advance(connection, claim, start, until, len(again), counts):
                 rows.record(connection, claim.tenant_id, claim.batch_id, settled)
-                self._put_off(connection, [result.ordinal for result in again if result.tried], tried=True)
-                self._put_off(connection, [result.ordinal for result in again if not result.tried], tried=False)
+                self._put_off(connection, [result.ordinal for result in again if result.tried], give_up_at)
+                self._put_back(connection, [result.ordinal for result in again if not result.tried])
                 self._finish(connection, status, until)
             elif (batches.recorded_until(connection, claim) or 0) < until:
                 raise BatchLostError
@@ -257,37 +268,53 @@ class HeldBatch:
         It is due as before, or after delay seconds. A batch that was lost meanwhile is not touched.
         """
         with self._database.tenant(self.claim.tenant_id) as connection:
-            batches.release(connection, self.claim, delay, attempt or self.claim.attempt)
+            batches.release(connection, self.claim, delay, attempt or self.claim.attempt, BatchStatus.READY)
 
-    def _put_off(self, connection: Connection, ordinals: Sequence[int], *, tried: bool) -> None:
+    def _put_off(self, connection: Connection, ordinals: Sequence[int], give_up_at: datetime) -> None:
         """Moves rows to a batch for later; what one claim puts off shares a batch as long as nobody has taken it."""
         if not ordinals:
             return
         claim = self.claim
-        target, first = (self._retry_batch if tried else None), None
+        target, first = self._retry_batch, None
         if target is not None:
             first = batches.grow(connection, claim.tenant_id, target, len(ordinals))
         if target is None or first is None:
             target, first = uuid7(), 0
-            delay = retry_delay(claim.attempt) if tried else 0.0
-            self._insert_retry(connection, target, len(ordinals), delay, claim.attempt + tried, claim.lapses)
+            batches.insert_retry(
+                connection,
+                claim,
+                target,
+                len(ordinals),
+                lane=Lane.RETRY,
+                delay=retry_delay(claim.attempt),
+                attempt=claim.attempt + 1,
+                lapses=claim.lapses,
+                give_up_at=give_up_at,
+            )
         rows.move(connection, claim.tenant_id, claim.batch_id, ordinals, target, first)
-        if tried:
-            self._retry_batch = target
+        self._retry_batch = target
 
-    def _insert_retry(
-        self, connection: Connection, batch_id: UUID, size: int, delay: float, attempt: int, lapses: int
-    ) -> None:
+    def _put_back(self, connection: Connection, ordinals: Sequence[int]) -> None:
+        """Moves rows of which no mail was begun to a batch that is due at once, and stands as this one does."""
+        if not ordinals:
+            return
+        claim, target = self.claim, uuid7()
         batches.insert_retry(
             connection,
-            self.claim,
-            batch_id,
-            size,
-            delay=delay,
-            attempt=attempt,
-            lapses=lapses,
-            give_up_after=self._terms.give_up_seconds,
+            claim,
+            target,
+            len(ordinals),
+            lane=claim.lane,
+            delay=0.0,
+            attempt=claim.attempt,
+            lapses=claim.lapses,
+            give_up_at=claim.give_up_at,
         )
+        rows.move(connection, claim.tenant_id, claim.batch_id, ordinals, target, 0)
+
+    def _give_up_at(self, order: SendOrder, now: datetime) -> datetime:
+        after = self._terms.give_up_seconds if order.give_up_seconds is None else order.give_up_seconds
+        return self.claim.give_up_at or now + timedelta(seconds=after)
 
     def _finish(self, connection: Connection, status: JobStatus | None, until: int) -> None:
         if until == self.claim.size and status is JobStatus.SENDING:

@@ -56,6 +56,27 @@ def complete_when_done(connection: Connection, tenant_id: UUID, job_id: UUID) ->
         send_jobs.set_ended(connection, tenant_id, job_id, JobStatus.COMPLETED)
 
 
+def pause(connection: Connection, tenant_id: UUID, job_id: UUID, reason: str = "") -> bool:
+    """Takes a sending job to paused, with a reason for its owner's eyes; False when it is not sending.
+
+    Locks the job itself, so any code that has no batch of it locked may call this; once the transaction is committed,
+    no group of the job is marked, and what is under way stops within a second. A worker that holds a batch calls it
+    in a transaction of its own, not within record().
+    """
+    if send_jobs.lock(connection, tenant_id, job_id) is not JobStatus.SENDING:
+        return False
+    send_jobs.set_paused(connection, tenant_id, job_id, reason)
+    batches.hold_back(connection, tenant_id, job_id)
+    return True
+
+
+def resume(connection: Connection, tenant_id: UUID, job_id: UUID) -> None:
+    """Takes a paused job, locked by the caller, to sending, or to its end when nothing of it is left to send."""
+    send_jobs.set_resumed(connection, tenant_id, job_id)
+    batches.let_go(connection, tenant_id, job_id)
+    complete_when_done(connection, tenant_id, job_id)
+
+
 def fail(connection: Connection, tenant_id: UUID, job_id: UUID, reason: str) -> None:
     """Ends a job whose audience cannot be had."""
     batches.close_unclaimed(connection, tenant_id, job_id)

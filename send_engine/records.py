@@ -70,6 +70,7 @@ class NewJob:
     body_text: str | None
     template: bool
     on_unknown: UnknownPolicy
+    give_up_seconds: float | None
     profile: Mapping[str, Any]
     scheduled_at: datetime | None
 
@@ -127,7 +128,10 @@ class Cancellation:
 
 @dataclass(frozen=True, slots=True)
 class SendOrder:
-    """What a batch needs to know of its job: whose mail, what mail, and what to do when its fate is unknown."""
+    """What a batch needs to know of its job: whose mail, what mail, and what to do when it is not taken.
+
+    Without give_up_seconds of its own, a job gives up as the worker's setting says.
+    """
 
     tenant_id: UUID
     job_id: UUID
@@ -137,6 +141,7 @@ class SendOrder:
     body_text: str | None
     template: bool
     on_unknown: UnknownPolicy
+    give_up_seconds: float | None
     profile: Mapping[str, Any]
 
 

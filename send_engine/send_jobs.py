@@ -50,6 +50,7 @@ class Wish:
     template: bool
     on_unknown: UnknownPolicy
     scheduled_at: datetime | None
+    give_up_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class SendJobs:
             body_text=content.body_text,
             template=wish.template,
             on_unknown=wish.on_unknown,
+            give_up_seconds=wish.give_up_seconds,
             profile=asdict(profile),
             scheduled_at=wish.scheduled_at,
         )

@@ -82,7 +82,7 @@ class Sending:
         claim = held.claim
         try:
             order, composer = self._prepare(claim)
-            held.settle_lapse(order.on_unknown)
+            held.settle_lapse(order)
             while not held.is_done:
                 if self._stopping.is_set() or held.turn_is_over:
                     held.release()
@@ -146,7 +146,7 @@ class Sending:
         tries = 0
         while True:
             try:
-                held.record(results, order.on_unknown)
+                held.record(results, order)
             except MessmailError as error:
                 if error.reason != Reason.ERROR_REASON_UNAVAILABLE or self._hurrying.is_set():
                     raise

@@ -119,27 +119,34 @@ def insert_retry(
     batch_id: UUID,
     size: int,
     *,
+    lane: Lane,
     delay: float,
     attempt: int,
     lapses: int,
-    give_up_after: float,
+    give_up_at: datetime | None,
 ) -> None:
-    """Stores a batch for those of a claimed batch that are tried again, delay seconds from now."""
+    """Stores a batch for those of a claimed batch that are tried again, delay seconds from now.
+
+    Of a paused job it waits until the job is resumed. The job must be locked, the origin too.
+    """
     connection.execute(
         sa.text(
-            "INSERT INTO batches (tenant_id, id, job_id, lane, status, due_at, size, attempt, lapses, give_up_at) "
-            "VALUES (:tenant, :batch, :job, 'retry', 'ready', messmail_now() + make_interval(secs => :delay), :size, "
-            ":attempt, :lapses, coalesce(:give_up_at, messmail_now() + make_interval(secs => :give_up_after)))"
-        ).bindparams(sa.bindparam("give_up_at", origin.give_up_at, sa.DateTime(timezone=True))),
+            "INSERT INTO batches "
+            "(tenant_id, id, job_id, lane, status, due_at, size, attempt, lapses, round, give_up_at) "
+            "SELECT b.tenant_id, :batch, b.job_id, :lane, CASE j.status WHEN 'paused' THEN 'planned' ELSE 'ready' END, "
+            "messmail_now() + make_interval(secs => :delay), :size, :attempt, :lapses, b.round, :give_up_at "
+            "FROM batches b JOIN send_jobs j ON j.tenant_id = b.tenant_id AND j.id = b.job_id "
+            "WHERE b.tenant_id = :tenant AND b.id = :origin"
+        ).bindparams(sa.bindparam("give_up_at", give_up_at, sa.DateTime(timezone=True))),
         {
             "tenant": origin.tenant_id,
+            "origin": origin.batch_id,
             "batch": batch_id,
-            "job": origin.job_id,
+            "lane": lane.value,
             "delay": delay,
             "size": size,
             "attempt": attempt,
             "lapses": lapses,
-            "give_up_after": give_up_after,
         },
     )
 
@@ -170,6 +177,27 @@ def make_ready(connection: Connection, tenant_id: UUID, job_id: UUID) -> int:
         {"tenant": tenant_id, "job": job_id},
     )
     return int(total.scalar_one())
+
+
+def hold_back(connection: Connection, tenant_id: UUID, job_id: UUID) -> None:
+    """Keeps the batches of a job that nobody has claimed from being claimed."""
+    connection.execute(
+        sa.text(
+            "UPDATE batches SET status = 'planned' WHERE tenant_id = :tenant AND job_id = :job AND status = 'ready' "
+            "AND lease_until IS NULL"
+        ),
+        {"tenant": tenant_id, "job": job_id},
+    )
+
+
+def let_go(connection: Connection, tenant_id: UUID, job_id: UUID) -> None:
+    """Lets the batches of a job that were held back be claimed, each when it is due."""
+    connection.execute(
+        sa.text(
+            "UPDATE batches SET status = 'ready' WHERE tenant_id = :tenant AND job_id = :job AND status = 'planned'"
+        ),
+        {"tenant": tenant_id, "job": job_id},
+    )
 
 
 def is_held(connection: Connection, held: Claim) -> bool:
@@ -225,15 +253,16 @@ def recorded_until(connection: Connection, held: Claim) -> int | None:
     return None if found is None else int(found)
 
 
-def release(connection: Connection, held: Claim, delay: float | None, attempt: int) -> bool:
+def release(connection: Connection, held: Claim, delay: float | None, attempt: int, status: BatchStatus) -> bool:
     """Gives the batch back, nothing of it marked; due after delay seconds, or as before."""
     return _change(
         connection,
         held,
-        "lease_until = NULL, marked_until = recorded_until, attempt = :attempt, "
+        "lease_until = NULL, marked_until = recorded_until, attempt = :attempt, status = :status, "
         "due_at = coalesce(messmail_now() + make_interval(secs => CAST(:delay AS float8)), due_at)",
         delay=delay,
         attempt=attempt,
+        status=status.value,
     )
 
 

@@ -63,6 +63,7 @@ def insert(connection: Connection, tenant_id: UUID, job_id: UUID, job: NewJob) -
             body_text=job.body_text,
             template=job.template,
             on_unknown=job.on_unknown.value,
+            give_up_seconds=job.give_up_seconds,
             profile=dict(job.profile),
             status=JobStatus.SCHEDULED.value,
             scheduled_at=sa.func.greatest(sa.bindparam("at", job.scheduled_at, send_jobs.c.scheduled_at.type), _NOW),
@@ -96,9 +97,16 @@ def find_order(connection: Connection, tenant_id: UUID, job_id: UUID) -> SendOrd
     """Reads what the batches of a job need to know."""
     c = send_jobs.c
     row = connection.execute(
-        sa.select(c.list_id, c.subject, c.body_html, c.body_text, c.template, c.on_unknown, c.profile).where(
-            c.tenant_id == tenant_id, c.id == job_id
-        )
+        sa.select(
+            c.list_id,
+            c.subject,
+            c.body_html,
+            c.body_text,
+            c.template,
+            c.on_unknown,
+            c.give_up_seconds,
+            c.profile,
+        ).where(c.tenant_id == tenant_id, c.id == job_id)
     ).first()
     if row is None:
         return None
@@ -111,6 +119,7 @@ def find_order(connection: Connection, tenant_id: UUID, job_id: UUID) -> SendOrd
         body_text=row.body_text,
         template=row.template,
         on_unknown=UnknownPolicy(row.on_unknown),
+        give_up_seconds=row.give_up_seconds,
         profile=row.profile,
     )
 
@@ -140,6 +149,16 @@ def set_sending(connection: Connection, tenant_id: UUID, job_id: UUID, planned: 
     _update(connection, tenant_id, job_id, status=JobStatus.SENDING.value, planned_count=planned, started_at=_NOW)
 
 
+def set_paused(connection: Connection, tenant_id: UUID, job_id: UUID, reason: str) -> None:
+    """Notes that the job is held, and why."""
+    _update(connection, tenant_id, job_id, status=JobStatus.PAUSED.value, status_reason=reason)
+
+
+def set_resumed(connection: Connection, tenant_id: UUID, job_id: UUID) -> None:
+    """Notes that a paused job is sending again."""
+    _update(connection, tenant_id, job_id, status=JobStatus.SENDING.value, status_reason="")
+
+
 def set_ended(connection: Connection, tenant_id: UUID, job_id: UUID, status: JobStatus, reason: str = "") -> None:
     """Notes that the job has ended, and why."""
     _update(connection, tenant_id, job_id, status=status.value, status_reason=reason, ended_at=_NOW)
@@ -152,6 +171,7 @@ def set_cancelled(connection: Connection, tenant_id: UUID, job_id: UUID, sent: i
         tenant_id,
         job_id,
         status=JobStatus.CANCELLED.value,
+        status_reason="",
         ended_at=_NOW,
         cancelled_sent=sent,
         cancelled_sending=sending,

@@ -16,7 +16,16 @@ from hypothesis import HealthCheck, given, settings
 
 from send_engine import job_states
 from send_engine.deliveries import BatchLostError, HeldBatch, Ledger, LedgerTerms
-from send_engine.records import AudienceMember, DeliveryState, JobStatus, Lane, NewJob, Result, UnknownPolicy
+from send_engine.records import (
+    AudienceMember,
+    DeliveryState,
+    JobStatus,
+    Lane,
+    NewJob,
+    Result,
+    SendOrder,
+    UnknownPolicy,
+)
 from send_engine.storage import batches, deliveries, send_jobs
 from servicekit.database import Database
 from servicekit.identifiers import uuid7
@@ -55,7 +64,7 @@ def make_job(
 ) -> tuple[uuid.UUID, uuid.UUID]:
     """Makes a job that is sending, with batches of these sizes."""
     tenant_id, job_id = tenant_id or uuid.uuid4(), uuid.uuid4()
-    new = NewJob(uuid.uuid4(), "", "x", None, "x", False, policy, {}, None)
+    new = NewJob(uuid.uuid4(), "", "x", None, "x", False, policy, None, {}, None)
     with database.tenant(tenant_id) as connection:
         send_jobs.insert(connection, tenant_id, job_id, new)
         connection.exec_driver_sql(
@@ -67,6 +76,12 @@ def make_job(
         deliveries.insert(connection, tenant_id, parts)
         job_states.begin_sending(connection, tenant_id, job_id)
     return tenant_id, job_id
+
+
+def order(policy: UnknownPolicy = UnknownPolicy.RESEND, give_up_seconds: float | None = None) -> SendOrder:
+    """What the ledger needs to know of a job."""
+    nobody = uuid.UUID(int=0)
+    return SendOrder(nobody, nobody, nobody, "x", None, "x", False, policy, give_up_seconds, {})
 
 
 @dataclass
@@ -90,7 +105,7 @@ class Story:
         self.workers = [Worker(), Worker()]
         self.frozen: list[Worker] = []
         self.decided: dict[uuid.UUID, str] = {}
-        self.cancelled = False
+        self.cancelled = self.paused = False
 
     def work(self, who: int, lane: Lane, outcomes: list[str]) -> None:
         """Lets a worker take its next step."""
@@ -132,6 +147,18 @@ class Story:
                 batches.close_unclaimed(connection, self.tenant_id, self.job_id)
                 self.cancelled = True
 
+    def pause(self) -> None:
+        """Pauses the job if that is possible."""
+        with self.database.tenant(self.tenant_id) as connection:
+            self.paused |= job_states.pause(connection, self.tenant_id, self.job_id)
+
+    def resume(self) -> None:
+        """Resumes the job if it is paused."""
+        with self.database.tenant(self.tenant_id) as connection:
+            if send_jobs.lock(connection, self.tenant_id, self.job_id) is JobStatus.PAUSED:
+                job_states.resume(connection, self.tenant_id, self.job_id)
+        self.paused = False
+
     def check(self) -> None:
         """Looks whether the sums hold and what was decided has stayed so."""
         with self.database.tenant(self.tenant_id) as connection:
@@ -156,17 +183,17 @@ class Story:
         if worker.held is None:
             worker.held = self.ledger.claim(lane)
             if worker.held is not None:
-                worker.held.settle_lapse(self.policy)
+                worker.held.settle_lapse(order(self.policy))
             return
         held = worker.held
         with self._nothing_written_when_lost(held):
             if worker.marked:
                 results = [RESULTS[outcome](row) for row, outcome in zip(worker.marked, outcomes, strict=False)]
                 worker.marked = []
-                held.record(results, self.policy)
+                held.record(results, order(self.policy))
             elif not held.is_done:
                 worker.marked = [row.ordinal for row in held.mark(len(outcomes))]
-                assert not (worker.marked and self.cancelled), "no mail of a cancelled job is begun"
+                assert not (worker.marked and (self.cancelled or self.paused)), "no mail of a stopped job is begun"
         if held.is_done or (not worker.marked and held.must_stop()):
             worker.held = None
 
@@ -197,6 +224,7 @@ class Story:
 def finish(story: Story) -> None:
     """Lets time pass and one worker work until nothing is left."""
     worker = story.workers[0]
+    story.resume()
     for _ in range(100):
         story.pass_time(3700)
         for lane in (Lane.BULK, Lane.RETRY):
@@ -223,6 +251,7 @@ TROUBLE = st.one_of(
     st.tuples(st.just("freeze"), WHO),
     st.tuples(st.just("wake"), st.booleans(), OUTCOMES),
     st.tuples(st.just("release"), WHO),
+    st.tuples(st.sampled_from(["pause", "resume"])),
     st.tuples(st.just("pass_time"), st.sampled_from([LEASE + 1, 3700.0])),
 )
 ACTIONS = st.lists(st.one_of(WORK, WORK, WORK, TROUBLE, TROUBLE), min_size=30, max_size=50)
@@ -255,7 +284,7 @@ def test_sums_hold_in_whatever_order_workers_claim_mark_record_die_and_wake(
 def claimed(ledger: Ledger, lane: Lane = Lane.BULK) -> HeldBatch:
     held = ledger.claim(lane)
     assert held is not None
-    held.settle_lapse(UnknownPolicy.RESEND)
+    held.settle_lapse(order())
     return held
 
 
@@ -269,10 +298,10 @@ def results(held: HeldBatch, count: int, outcome: str = "sent") -> list[Result]:
 
 LATE_WRITES: dict[str, Callable[[HeldBatch, list[Result]], object]] = {
     "mark": lambda held, late: held.mark(1),
-    "record": lambda held, late: held.record(late, UnknownPolicy.RESEND),
+    "record": lambda held, late: held.record(late, order()),
     "release": lambda held, late: held.release(),
     "look": lambda held, late: held.look(),
-    "settle": lambda held, late: held.settle_lapse(UnknownPolicy.RESEND),
+    "settle": lambda held, late: held.settle_lapse(order()),
 }
 
 
@@ -296,7 +325,7 @@ def test_whoever_has_lost_its_batch_writes_nothing(
     with suppress(BatchLostError):
         LATE_WRITES[write](late, old_results)
     assert eye.execute(snapshot).fetchone() == before
-    current.record(fresh, UnknownPolicy.RESEND)
+    current.record(fresh, order())
 
 
 def test_recording_again_after_a_commit_whose_answer_was_lost_changes_nothing(
@@ -305,9 +334,9 @@ def test_recording_again_after_a_commit_whose_answer_was_lost_changes_nothing(
     tenant_id, job_id = make_job(database, UnknownPolicy.RESEND, [3])
     held = claimed(Ledger(database, LedgerTerms("worker", LEASE)))
     sent = results(held, 2)
-    held.record(sent, UnknownPolicy.RESEND)
+    held.record(sent, order())
     held._position = 0
-    held.record(sent, UnknownPolicy.RESEND)
+    held.record(sent, order())
     with database.tenant(tenant_id) as connection:
         found = send_jobs.find(connection, tenant_id, job_id)
     assert found is not None
@@ -345,11 +374,11 @@ def test_what_one_claim_puts_off_shares_a_batch_until_somebody_takes_it(
     held = claimed(ledger)
     retries = "SELECT size, attempt FROM batches WHERE lane = 'retry' ORDER BY id"
     for size in (2, 4):
-        held.record(results(held, 2, "deferred"), UnknownPolicy.RESEND)
+        held.record(results(held, 2, "deferred"), order())
         assert eye.execute(retries).fetchall() == [(size, 2)]
     lapse(eye, 31)
     assert claimed(ledger, Lane.RETRY).claim.size == 4
-    held.record(results(held, 2, "deferred"), UnknownPolicy.RESEND)
+    held.record(results(held, 2, "deferred"), order())
     assert sorted(eye.execute(retries).fetchall()) == [(2, 2), (4, 2)]
 
 
@@ -364,13 +393,13 @@ def test_a_recipient_over_whom_every_worker_is_lost_is_set_aside_and_the_rest_go
         held = ledger.claim(Lane.BULK) or ledger.claim(Lane.RETRY)
         if held is None:
             break
-        held.settle_lapse(UnknownPolicy.RESEND)
+        held.settle_lapse(order())
         while not held.is_done:
             group = held.mark(min(64, held.most_at_once))
             if any(row.subscription_id == poison[0] for row in group):
                 lapse(eye)
                 break
-            held.record([RESULTS["sent"](row.ordinal) for row in group], UnknownPolicy.RESEND)
+            held.record([RESULTS["sent"](row.ordinal) for row in group], order())
     rows = eye.execute("SELECT subscription_id, state, reason, attempts FROM deliveries WHERE state <> 'sent'")
     # In the first group, in a smaller one, and three times alone.
     assert rows.fetchall() == [(poison[0], "failed", "poison", 5)]
