@@ -57,7 +57,7 @@ def up(
     ready_file: Annotated[
         Path | None, typer.Option(help="Written once everything answers: addresses and process ids, as JSON.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="How many workers send.")] = 2,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="How many workers send; 0 where others are.")] = 2,
 ) -> None:
     """Start everything on this machine, and stay up until Ctrl-C.
 
