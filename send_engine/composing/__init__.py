@@ -1,7 +1,8 @@
 """Composing: from what a tenant wrote and one consenting person to the bytes of one mail.
 
 Pure: no database, no network, no clock. `job_mail` makes newsletters, `confirmation_mail` the double opt-in mail;
-`headers`, `bodies` and `parts` know the wire, `templates` and `plain_text` the words, `texts` our own sentences.
+`mail_forms` makes newsletters fast. `headers`, `bodies` and `parts` know the wire, `templates` and `plain_text` the
+words, `texts` our own sentences.
 """
 
 from send_engine.composing.confirmation_mail import compose_confirmation

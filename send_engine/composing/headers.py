@@ -126,6 +126,8 @@ def _is_plain(value: str) -> bool:
 
 def _fold(line: str) -> bytes | None:
     """Folds at single spaces; None when a word is too long for any line."""
+    if len(line) <= _LINE:
+        return line.encode()
     lines = [""]
     for word in line.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word

@@ -1,7 +1,8 @@
 """The mails of one send job: what does not vary is prepared once, the rest is joined as bytes for each recipient.
 
-EmailMessage takes 1.2 ms for what takes some 20 us here, and lets encoded line breaks into headers; so headers are
-ours (`headers`), as are bodies (`bodies`, `parts`), and the tests read every mail back with Python's own parser.
+EmailMessage takes 1.2 ms for what takes some 10 us here, and lets encoded line breaks into headers; so headers are
+ours (`headers`), as are bodies (`bodies`, `parts`), and the tests read every mail back with Python's own parser. Where
+recipients differ in nothing but plain words, `mail_forms` makes the same bytes several times faster.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from send_engine.composing.headers import (
     message_id,
     unstructured,
 )
+from send_engine.composing.mail_forms import MailForms, shown_preferences, subject_of_words
 from send_engine.composing.parts import HTML, PLAIN, FixedPart, alternatives, fixed_part, whole_part
 from send_engine.composing.plain_text import derive_text, derive_text_template
 from send_engine.composing.templates import compile_templates, names_for, names_for_html, render, sources
@@ -50,11 +52,18 @@ class JobComposer:
         self._list_headers = list_headers(profile, self._domain)
         self._boundary = _boundary(profile, content)
         self._date: tuple[datetime | None, bytes] = (None, b"")
-        self._message: Callable[[Recipient, MailTexts], bytes]
+        self._message: Callable[[Recipient, MailTexts], tuple[bytes, bytes]]
+        self._forms: MailForms | None = None
+        self._is_template = content.template
         if content.template:
-            self._message = _TemplateMessage(profile, content, self._boundary)
+            self._message = message = _TemplateMessage(profile, content, self._boundary)
+            shown = message.shown_preferences
+            if shown is not None:
+                subject = subject_of_words(content.subject, shown, profile.list_name)
+                self._forms = MailForms(self._whole, shown, subject)
         else:
             self._message = _TypedMessage(profile, content, self._boundary)
+            self._forms = MailForms(self._whole, (), None)
 
     def compose(self, recipient: Recipient, delivery_id: str, date: datetime) -> ComposedMail:
         """Returns the mail for one recipient.
@@ -66,16 +75,11 @@ class JobComposer:
         check_address("email", address)
         check_link("unsubscribe_url", link)
         check_delivery_id(delivery_id)
+        if self._is_template:
+            check_link("preferences_url", recipient.preferences_url)
         texts = pick_texts(recipient.preferences.get("lang"), self._profile.language)
-        data = b"".join(
-            (
-                self._date_header(date),
-                message_id(delivery_id, self._domain),
-                self._list_headers,
-                f"To: {address}\r\nList-Unsubscribe: <{link}>\r\nX-Messmail-Delivery: {delivery_id}\r\n".encode(),
-                self._message(recipient, texts),
-            )
-        )
+        dated = self._forms and self._forms.fill(recipient, delivery_id, texts)
+        data = self._date_header(date) + (dated or b"".join(self._whole(recipient, delivery_id, texts)))
         return ComposedMail(
             envelope_sender=self._profile.envelope_sender,
             recipient=address,
@@ -84,11 +88,19 @@ class JobComposer:
             eight_bit=not data.isascii(),
         )
 
+    def _whole(self, recipient: Recipient, delivery_id: str, texts: MailTexts) -> tuple[bytes, bytes, bytes]:
+        """Returns what stands between Date and Subject, the Subject, and what follows it."""
+        head = (
+            f"To: {recipient.address}\r\nList-Unsubscribe: <{recipient.one_click_url}>\r\n"
+            f"X-Messmail-Delivery: {delivery_id}\r\n"
+        )
+        subject, content = self._message(recipient, texts)
+        return message_id(delivery_id, self._domain) + self._list_headers + head.encode(), subject, content
+
     def _date_header(self, date: datetime) -> bytes:
-        second = date.replace(microsecond=0)
         known = self._date
-        if known[0] != second:
-            known = self._date = (second, date_header(second))
+        if known[0] != date:
+            known = self._date = (date, date_header(date))
         return known[1]
 
 
@@ -103,12 +115,12 @@ class _TypedMessage:
         self._boundary = boundary
         self._prepared: dict[str, tuple[FixedPart, ...]] = {}
 
-    def __call__(self, recipient: Recipient, texts: MailTexts) -> bytes:
+    def __call__(self, recipient: Recipient, texts: MailTexts) -> tuple[bytes, bytes]:
         parts = self._prepared.get(texts.tag)
         if parts is None:
             parts = self._prepared[texts.tag] = self._prepare(texts)
         wires = [part.wire(recipient.one_click_url) for part in parts]
-        return self._subject + alternatives(wires, self._boundary)
+        return self._subject, alternatives(wires, self._boundary)
 
     def _prepare(self, texts: MailTexts) -> tuple[FixedPart, ...]:
         footer = _around_link(text_footer(texts, self._profile.list_name, _LINK_MARK))
@@ -138,8 +150,13 @@ class _TemplateMessage:
         self._environment = compile_templates(fields)
         self._boundary = boundary
 
-    def __call__(self, recipient: Recipient, texts: MailTexts) -> bytes:
-        check_link("preferences_url", recipient.preferences_url)
+    @property
+    def shown_preferences(self) -> tuple[str, ...] | None:
+        """Which preferences it shows; None when recipients differ in more than plain words."""
+        has_text = "body_text" in self._fields
+        return shown_preferences(self._fields) if has_text else None
+
+    def __call__(self, recipient: Recipient, texts: MailTexts) -> tuple[bytes, bytes]:
         names = names_for(recipient, self._profile.list_name)
         link = recipient.one_click_url
         subject = render(self._environment, "subject", names)
@@ -154,7 +171,7 @@ class _TemplateMessage:
                 before, after = split_html(web)
                 web = before + html_footer(texts, self._profile.list_name, link) + after
             parts.append(whole_part(HTML, "body_html", web))
-        return unstructured("Subject", subject) + alternatives(parts, self._boundary)
+        return unstructured("Subject", subject), alternatives(parts, self._boundary)
 
 
 def list_headers(profile: ListProfile, domain: str) -> bytes:
