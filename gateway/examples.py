@@ -19,6 +19,7 @@ _VALUES: dict[str, Any] = {
     "body_html": "<p>Hello</p>",
     "body_text": "Hello",
     "scheduled_at": "2026-02-11T02:00:00Z",
+    "states": ["unknown"],
     "id": _UUID,
 }
 
