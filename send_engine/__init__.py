@@ -10,7 +10,10 @@ recipients     asking Member Center: lists, audiences, consent
 composing/     mails as bytes
 esp/           handing mails to the provider
 esp_accounts   whose mail leaves through which relay
-pacing         how large a group may be
+pacing         how many rows are sent at a time, and which have to wait
+permits        what limits and throttled domains allow this worker now
+throttles      which replies ask us to slow down
+account_flow   how an ESP account takes mail: how many at a time, and whether at all
 lanes          how many batches of each kind a worker carries out at a time
 mail_loop      the event loop of a worker's SMTP connections
 actors         the doorbell

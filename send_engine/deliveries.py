@@ -10,7 +10,7 @@ Nothing is sent here and nobody is asked: that is `sending`.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -30,7 +30,7 @@ from send_engine.records import (
     SendOrder,
     UnknownPolicy,
 )
-from send_engine.storage import Connection, batches, send_jobs
+from send_engine.storage import Connection, batches, send_jobs, turns
 from send_engine.storage import deliveries as rows
 from servicekit.database import Database
 from servicekit.failpoints import reached
@@ -40,6 +40,8 @@ GIVE_UP_SECONDS = 24 * 3600.0
 FIRST_RETRY_SECONDS = 30.0
 LONGEST_RETRY_SECONDS = 3600.0
 TURN_SECONDS = 1.0
+# About as large as those that are planned.
+HELD_BATCH_SIZE = 1000
 # Recipients over whom a worker was lost are tried in ever smaller groups, and at last alone. One over whom three
 # workers in a row were lost while nobody else was in the group is set aside: fewer may be chance.
 _GROUP_AFTER_LAPSES = {0: 2000, 1: 32}
@@ -80,7 +82,7 @@ def settle(
     if result.state is DeliveryState.PENDING:
         if status in job_states.STOPPED:
             return replace(result, state=DeliveryState.CANCELLED)
-        if result.tried and now + timedelta(seconds=retry_delay(attempt)) > give_up_at:
+        if result.tried and not result.domain and now + timedelta(seconds=retry_delay(attempt)) > give_up_at:
             return replace(result, state=DeliveryState.FAILED, reason="gave_up")
     return result
 
@@ -251,9 +253,12 @@ class HeldBatch:
             counts = Counter[DeliveryState](result.state for result in settled)
             del counts[DeliveryState.PENDING]
             if batches.advance(connection, claim, start, until, len(again), counts):
-                rows.record(connection, claim.tenant_id, claim.batch_id, settled)
-                self._put_off(connection, [result.ordinal for result in again if result.tried], give_up_at)
-                self._put_back(connection, [result.ordinal for result in again if not result.tried])
+                told = [result for result in settled if result.tried or result.state is not DeliveryState.PENDING]
+                rows.record(connection, claim.tenant_id, claim.batch_id, told)
+                free = [result for result in again if not result.domain]
+                self._put_off(connection, [result.ordinal for result in free if result.tried], give_up_at)
+                self._put_back(connection, [result.ordinal for result in free if not result.tried])
+                self._hold(connection, [result for result in again if result.domain])
                 self._finish(connection, status, until)
             elif (batches.recorded_until(connection, claim) or 0) < until:
                 raise BatchLostError
@@ -269,6 +274,18 @@ class HeldBatch:
         """
         with self._database.tenant(self.claim.tenant_id) as connection:
             batches.release(connection, self.claim, delay, attempt or self.claim.attempt, BatchStatus.READY)
+
+    def rest_tenant(self, seconds: float) -> None:
+        """Gives the batch back as release does, and lets nothing of its tenant be sent for so long."""
+        with self._database.tenant(self.claim.tenant_id) as connection:
+            turns.rest_tenant(connection, self.claim.tenant_id, seconds)
+        self.release()
+
+    def rest_domain(self, seconds: float) -> None:
+        """Gives a held batch back as release does, and lets nothing held for its domain be sent for so long."""
+        with self._database.tenant(self.claim.tenant_id) as connection:
+            turns.rest_domain(connection, self.claim.tenant_id, self.claim.domain, seconds)
+        self.release()
 
     def _put_off(self, connection: Connection, ordinals: Sequence[int], give_up_at: datetime) -> None:
         """Moves rows to a batch for later; what one claim puts off shares a batch as long as nobody has taken it."""
@@ -309,8 +326,37 @@ class HeldBatch:
             attempt=claim.attempt,
             lapses=claim.lapses,
             give_up_at=claim.give_up_at,
+            domain=claim.domain,
         )
         rows.move(connection, claim.tenant_id, claim.batch_id, ordinals, target, 0)
+
+    def _hold(self, connection: Connection, waiting: Sequence[Result]) -> None:
+        """Moves rows to batches held for their domains."""
+        claim = self.claim
+        by_domain = defaultdict[str, list[int]](list)
+        for result in waiting:
+            by_domain[result.domain].append(result.ordinal)
+        # In one order, so that two workers cannot wait for each other's turns.
+        for domain in sorted(by_domain):
+            ordinals = by_domain[domain]
+            turns.give_turn(connection, claim.tenant_id, domain)
+            joined = batches.join_held(connection, claim, domain, len(ordinals), HELD_BATCH_SIZE)
+            target, first = joined or (uuid7(), 0)
+            if joined is None:
+                # Nobody is given up while waiting: what has not been tried since begins anew.
+                batches.insert_retry(
+                    connection,
+                    claim,
+                    target,
+                    len(ordinals),
+                    lane=Lane.HELD,
+                    domain=domain,
+                    delay=0.0,
+                    attempt=claim.attempt,
+                    lapses=claim.lapses,
+                    give_up_at=None,
+                )
+            rows.move(connection, claim.tenant_id, claim.batch_id, ordinals, target, first)
 
     def _give_up_at(self, order: SendOrder, now: datetime) -> datetime:
         after = self._terms.give_up_seconds if order.give_up_seconds is None else order.give_up_seconds

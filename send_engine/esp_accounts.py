@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from send_engine.account_flow import Circuit, GroupSize
 from send_engine.esp.port import Esp
 from send_engine.esp.url import parse_smtp_url
-from send_engine.pacing import GroupSize
+from send_engine.records import OPERATOR
 from send_engine.storage import esp_accounts
 from servicekit.database import Database
 from servicekit.errors import MessmailError, Reason, invalid_field
@@ -25,10 +26,12 @@ FRESH_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class EspAccount:
-    """An open ESP account, and how many mails it takes at a time."""
+    """An open ESP account, and how many mails it takes at a time. The installation's is the operator's."""
 
     esp: Esp
+    owner: UUID
     group_size: GroupSize = field(default_factory=GroupSize)
+    circuit: Circuit = field(default_factory=Circuit)
 
 
 class EspAccountAdmin:
@@ -64,8 +67,8 @@ class EspAccounts:
         self._database = database
         self._keys = keys
         self._open_esp = open_esp
-        self._default = EspAccount(open_esp(default_url))
-        self._opened: dict[str, EspAccount] = {default_url: self._default}
+        self._default = EspAccount(open_esp(default_url), OPERATOR)
+        self._opened: dict[tuple[UUID, str], EspAccount] = {(OPERATOR, default_url): self._default}
         self._known: dict[UUID, tuple[float, EspAccount]] = {}
         self._lock = threading.Lock()
 
@@ -76,7 +79,7 @@ class EspAccounts:
             return account
         with self._database.tenant(tenant_id) as connection:
             encrypted = esp_accounts.find_url(connection, tenant_id)
-        account = self._default if encrypted is None else self._open(encrypted)
+        account = self._default if encrypted is None else self._open(tenant_id, encrypted)
         self._known[tenant_id] = (time.monotonic(), account)
         return account
 
@@ -85,14 +88,14 @@ class EspAccounts:
         with self._lock:
             return [account.esp for account in self._opened.values()]
 
-    def _open(self, encrypted: bytes) -> EspAccount:
+    def _open(self, tenant_id: UUID, encrypted: bytes) -> EspAccount:
         if self._keys is None:
             raise RuntimeError("a tenant has an ESP account, and SEND_ENGINE_MASTER_KEYS is missing")
         url = self._keys.decrypt(encrypted).decode()
         with self._lock:
-            account = self._opened.get(url)
+            account = self._opened.get((tenant_id, url))
             if account is None:
-                account = self._opened[url] = EspAccount(self._open_esp(url))
+                account = self._opened[tenant_id, url] = EspAccount(self._open_esp(url), tenant_id)
             return account
 
 

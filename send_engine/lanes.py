@@ -15,7 +15,7 @@ from send_engine.deliveries import HeldBatch, Ledger
 from send_engine.records import Lane
 from servicekit.errors import MessmailError
 
-SLOTS: Mapping[Lane, int] = {Lane.PLAN: 1, Lane.BULK: 2, Lane.RETRY: 1}
+SLOTS: Mapping[Lane, int] = {Lane.PLAN: 1, Lane.BULK: 2, Lane.RETRY: 1, Lane.HELD: 1}
 
 _log = structlog.get_logger()
 

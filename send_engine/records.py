@@ -5,12 +5,15 @@ Plain values without behaviour; whoever changes them is next door: send_jobs, pl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
+
+# Owns what is the installation's (docs/decisions/0006); no tenant has this id.
+OPERATOR: Final = UUID(int=0)
 
 
 class JobStatus(StrEnum):
@@ -33,11 +36,15 @@ class UnknownPolicy(StrEnum):
 
 
 class Lane(StrEnum):
-    """The kinds of work that a batch can be. A ring of the doorbell names one."""
+    """The kinds of work that a batch can be. A ring of the doorbell names one.
+
+    A held batch is of one recipient domain, and waits for its permits.
+    """
 
     PLAN = "plan"
     BULK = "bulk"
     RETRY = "retry"
+    HELD = "held"
 
 
 class BatchStatus(StrEnum):
@@ -160,6 +167,8 @@ class Claim:
     marked_until: int
     recorded_until: int
     give_up_at: datetime | None
+    # Of a held batch: the domain of its recipients.
+    domain: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,22 +178,19 @@ class Addressee:
     ordinal: int
     subscription_id: UUID
     attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class AudienceMember:
-    """Somebody to be written down in the ledger."""
-
-    subscription_id: UUID
     domain: str
 
 
 @dataclass(frozen=True, slots=True)
 class AudiencePage:
-    """A page of an audience. as_of is by Member Center's clock, and the same for all pages."""
+    """A page of an audience, to be written down in the ledger: subscriptions, 16 bytes each in one, and their domains.
+
+    as_of is by Member Center's clock, and the same for all pages.
+    """
 
     as_of: datetime
-    members: tuple[AudienceMember, ...]
+    subscription_ids: bytes
+    domains: Sequence[str]
     more: bool
 
 
@@ -201,7 +207,8 @@ class PlanProgress:
 class Result:
     """What became of one delivery: a final state, or PENDING when it is to be tried again.
 
-    tried tells whether it was begun at all. reason and reply hold no address.
+    tried tells whether it was begun at all. domain is set when it waits for the permits of its domain, however long
+    that takes. reason and reply hold no address.
     """
 
     ordinal: int
@@ -209,3 +216,32 @@ class Result:
     reason: str = ""
     reply: str = ""
     tried: bool = True
+    domain: str = ""
+
+
+class LimitScope(StrEnum):
+    """What a limit on mails a second is about."""
+
+    TENANT = "tenant"
+    ESP_ACCOUNT = "esp_account"
+    DOMAIN = "domain"
+
+
+@dataclass(frozen=True, slots=True)
+class SendLimit:
+    """A limit in mails a second, as set (None: not set), and what throttling has slowed it to at present."""
+
+    scope: LimitScope
+    domain: str
+    rate: float | None
+    slowed_to: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Permits taken from a bucket, and after how many seconds it will have one more."""
+
+    scope: LimitScope
+    domain: str
+    permits: int
+    next_after: float

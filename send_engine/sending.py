@@ -22,8 +22,10 @@ from send_engine.deliveries import BatchLostError, HeldBatch, Ledger
 from send_engine.esp.port import ComposedMail, Outcome, Verdict
 from send_engine.esp_accounts import EspAccount, EspAccounts
 from send_engine.mail_loop import MailLoop
+from send_engine.pacing import Group, Pacing
 from send_engine.recipients import Consent, Recipients
 from send_engine.records import Addressee, Claim, DeliveryState, Result, SendOrder
+from send_engine.throttles import is_throttle
 from servicekit.errors import MessmailError, Reason
 
 LOOK_SECONDS = 0.3
@@ -61,6 +63,7 @@ class Sending:
     def __init__(
         self,
         ledger: Ledger,
+        pacing: Pacing,
         recipients: Recipients,
         accounts: EspAccounts,
         loop: MailLoop,
@@ -69,6 +72,7 @@ class Sending:
     ) -> None:
         """stopping asks to end after the group under way, hurrying asks to begin no further mail of it."""
         self._ledger = ledger
+        self._pacing = pacing
         self._recipients = recipients
         self._accounts = accounts
         self._loop = loop
@@ -95,25 +99,38 @@ class Sending:
     def _send_group(self, held: HeldBatch, order: SendOrder, composer: JobComposer) -> bool:
         """Sends the next group; False when the batch is not held any more."""
         account = self._accounts.of(order.tenant_id)
-        group = held.mark(min(account.group_size.next(), held.most_at_once))
-        if not group:
+        marked = self._pacing.mark(held, account)
+        if marked is None:
             return False
+        consent = self._authorize(held, order, marked)
+        if consent is None:
+            return False
+        results, mails = _compose(marked.addressees, order.job_id, consent, composer)
+        began_at = time.monotonic()
+        outcomes = self._hand_over(held, account, [mail for _, mail in mails])
+        sent = [(addressee, outcome) for (addressee, _), outcome in zip(mails, outcomes, strict=True)]
+        self._pacing.heed(marked, account, sent, time.monotonic() - began_at)
+        results += [_result(addressee, outcome) for addressee, outcome in sent]
+        self._record(held, results + marked.waiting, order)
+        return True
+
+    def _authorize(self, held: HeldBatch, order: SendOrder, marked: Group) -> Consent | None:
+        """Asks who of a marked group may be mailed; without an answer gives the batch back and returns None."""
+        group = marked.addressees
+        if not group:
+            return Consent(datetime.min, {}, {})
         try:
-            consent = self._recipients.authorize(
+            return self._recipients.authorize(
                 order.tenant_id, order.list_id, [addressee.subscription_id for addressee in group]
             )
         except MessmailError as error:
             if error.reason not in (Reason.ERROR_REASON_LIST_NOT_FOUND, Reason.ERROR_REASON_TENANT_NOT_FOUND):
                 _log.warning("batch.no_consent_answer", batch=str(held.claim.batch_id), reason=error.status.name)
+                self._pacing.give_back(marked, group)
                 held.release(CONSENT_RETRY_SECONDS)
-                return False
+                return None
             gone = {addressee.subscription_id: "list_gone" for addressee in group}
-            consent = Consent(datetime.min, {}, gone)
-        results, mails = _compose(group, order.job_id, consent, composer)
-        outcomes = self._hand_over(held, account, [mail for _, mail in mails])
-        results += [_result(addressee, outcome) for (addressee, _), outcome in zip(mails, outcomes, strict=True)]
-        self._record(held, results, order)
-        return True
+            return Consent(datetime.min, {}, gone)
 
     def _hand_over(self, held: HeldBatch, account: EspAccount, mails: Sequence[ComposedMail]) -> list[Outcome]:
         """Sends the mails, and looks meanwhile whether they still may be begun."""
@@ -208,6 +225,7 @@ def _result(addressee: Addressee, outcome: Outcome) -> Result:
         reason="" if outcome.category is None else outcome.category.value,
         reply=reply,
         tried=outcome.verdict is not Verdict.unsent,
+        domain=addressee.domain if is_throttle(outcome) else "",
     )
 
 

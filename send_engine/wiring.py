@@ -22,17 +22,18 @@ from messmail.send_engine.v1 import send_engine_admin_pb2_grpc, send_engine_pb2_
 from send_engine.actors import Doorbell
 from send_engine.confirmations import Confirmations
 from send_engine.deliveries import GIVE_UP_SECONDS, Ledger, LedgerTerms
-from send_engine.esp.smtp import SmtpEsp
-from send_engine.esp.timeouts import Timeouts
 from send_engine.esp_accounts import EspAccountAdmin, EspAccounts
 from send_engine.lanes import SLOTS, Lanes
 from send_engine.mail_loop import MailLoop
+from send_engine.pacing import Pacing
+from send_engine.permits import Permits
 from send_engine.planning import Planning
 from send_engine.recipients import Recipients
 from send_engine.records import Lane
 from send_engine.send_jobs import SendJobs
 from send_engine.sending import Sending
 from send_engine.servicer import SendEngineAdminServicer, SendEngineServicer
+from send_engine.smtp_settings import SmtpSettings
 from send_engine.storage import partitions
 from send_engine.sweeper import Sweeper
 from servicekit import migrations
@@ -74,12 +75,10 @@ class ServiceSettings(_SharedSettings):
     send_engine_listen: str = "127.0.0.1:50052"
 
 
-class WorkerSettings(_SharedSettings):
+class WorkerSettings(_SharedSettings, SmtpSettings):
     """Settings of a worker, from its environment. Times are in seconds."""
 
     send_engine_smtp_url: SecretStr
-    send_engine_smtp_connections: int = Field(default=4, ge=1)
-    send_engine_final_dot_seconds: float = Field(default=600.0, gt=0)
     send_engine_lease_seconds: float = Field(default=60.0, ge=1)
     send_engine_give_up_seconds: float = Field(default=GIVE_UP_SECONDS, ge=0)
 
@@ -145,10 +144,16 @@ class RunningWorker:
         self._loop = MailLoop()
         newsletter_accounts, confirmation_accounts = (_accounts(settings, database) for _ in range(2))
         self._accounts = (newsletter_accounts, confirmation_accounts)
-        sending = Sending(ledger, recipients, newsletter_accounts, self._loop, self._stopping, self._hurrying)
+        pacing = Pacing(Permits(database))
+        sending = Sending(ledger, pacing, recipients, newsletter_accounts, self._loop, self._stopping, self._hurrying)
         self._doorbell = Doorbell(settings.broker_url.get_secret_value(), self._answer)
         planning = Planning(database, recipients, terms.lease_seconds, self._doorbell.ring, self._stopping)
-        carriers = {Lane.PLAN: planning.carry_out, Lane.BULK: sending.carry_out, Lane.RETRY: sending.carry_out}
+        carriers = {
+            Lane.PLAN: planning.carry_out,
+            Lane.BULK: sending.carry_out,
+            Lane.RETRY: sending.carry_out,
+            Lane.HELD: sending.carry_out,
+        }
         self._lanes = Lanes(ledger, carriers, self._stopping)
         # One thread more than slots: a ring for a lane that is full is heard, and forgotten, at once.
         self._listener = self._doorbell.listen(sum(SLOTS.values()) + 1)
@@ -234,12 +239,11 @@ def _recipients(settings: _SharedSettings) -> Recipients:
 
 
 def _accounts(settings: WorkerSettings, database: Database) -> EspAccounts:
-    timeouts = Timeouts(final_dot=settings.send_engine_final_dot_seconds)
     return EspAccounts(
         database,
         _master_keys(settings),
         settings.send_engine_smtp_url.get_secret_value(),
-        lambda url: SmtpEsp(url, connections=settings.send_engine_smtp_connections, timeouts=timeouts),
+        settings.open_esp,
     )
 
 

@@ -18,44 +18,69 @@ from send_engine.storage.tables import batches
 
 _FENCED = "tenant_id = :tenant AND id = :batch AND fence = :fence"
 
-# The tenant served longest ago comes first; the subquery's order holds because a lateral join asks for one row of it
-# after the other, and stops at the first that has work.
-_CLAIM = sa.text(
+_IS_DUE = """
+    lane = :lane AND status = 'ready' AND due_at <= (SELECT messmail_now())
+    AND (lease_until IS NULL OR lease_until <= (SELECT messmail_now()))
+"""
+# Whose turn it is, and the batches among which each chooses. A tenant or domain without permits rests, and with it all
+# of its batches, without a look at any.
+_TENANTS = (
+    "(SELECT tenant_id FROM tenant_turns WHERE :resting OR rests_until <= (SELECT messmail_now()) ORDER BY served_at)",
+    "tenant_id = t.tenant_id",
+    "UPDATE tenant_turns t SET served_at = clock_timestamp() FROM due WHERE t.tenant_id = due.tenant_id",
+)
+_HELD_DOMAINS = (
+    "(SELECT h.tenant_id, h.domain FROM held_domains h JOIN tenant_turns USING (tenant_id) "
+    "WHERE h.due_at <= (SELECT messmail_now()) AND (:resting OR rests_until <= (SELECT messmail_now())) "
+    "ORDER BY h.due_at)",
+    "tenant_id = t.tenant_id AND domain = t.domain",
+    "UPDATE held_domains h SET due_at = messmail_now() FROM due WHERE h.tenant_id = due.tenant_id "
+    "AND h.domain = due.domain",
+)
+
+
+def _claim_by(turns: str, theirs: str, pass_on: str) -> sa.TextClause:
+    """The one served longest ago comes first; the subquery's order holds because a lateral join asks for one row of it
+    after the other, and stops at the first that has work.
     """
-    WITH due AS MATERIALIZED (
-        SELECT b.tenant_id, b.id
-        FROM (SELECT tenant_id FROM tenant_turns ORDER BY served_at) t CROSS JOIN LATERAL (
-            SELECT tenant_id, id FROM batches
-            WHERE tenant_id = t.tenant_id AND lane = :lane AND status = 'ready'
-                AND due_at <= (SELECT messmail_now())
-                AND (lease_until IS NULL OR lease_until <= (SELECT messmail_now()))
-            ORDER BY due_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
-        ) b LIMIT 1
-    ), turn AS (
-        UPDATE tenant_turns t SET served_at = clock_timestamp() FROM due WHERE t.tenant_id = due.tenant_id
+    return sa.text(
+        f"""
+        WITH due AS MATERIALIZED (
+            SELECT b.tenant_id, b.id, b.domain
+            FROM {turns} t CROSS JOIN LATERAL (
+                SELECT tenant_id, id, domain FROM batches WHERE {theirs} AND {_IS_DUE}
+                ORDER BY due_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
+            ) b LIMIT 1
+        ), turn AS ({pass_on})
+        UPDATE batches b
+        SET fence = fence + 1, worker = :worker, lease_until = messmail_now() + make_interval(secs => :lease)
+        FROM due WHERE b.tenant_id = due.tenant_id AND b.id = due.id
+        RETURNING b.tenant_id, b.id, b.job_id, b.lane, b.fence, b.attempt, b.lapses, b.size, b.marked_until,
+            b.recorded_until, b.give_up_at, b.domain
+        """
     )
-    UPDATE batches b
-    SET fence = fence + 1, worker = :worker, lease_until = messmail_now() + make_interval(secs => :lease)
-    FROM due WHERE b.tenant_id = due.tenant_id AND b.id = due.id
-    RETURNING b.tenant_id, b.id, b.job_id, b.lane, b.fence, b.attempt, b.lapses, b.size, b.marked_until,
-        b.recorded_until, b.give_up_at
-    """
-)
-_DUE = sa.text(
-    """
-    SELECT count(*) FROM (
-        SELECT FROM batches
-        WHERE lane = :lane AND status = 'ready' AND due_at <= (SELECT messmail_now())
-            AND (lease_until IS NULL OR lease_until <= (SELECT messmail_now()))
-        LIMIT :most
-    ) due
-    """
-)
+
+
+def _due_by(turns: str, theirs: str) -> sa.TextClause:
+    return sa.text(
+        f"""
+        SELECT count(*) FROM (
+            SELECT FROM {turns} t CROSS JOIN LATERAL (
+                SELECT FROM batches WHERE {theirs} AND {_IS_DUE} LIMIT :most
+            ) b LIMIT :most
+        ) due
+        """
+    )
+
+
+_CLAIM, _CLAIM_HELD = _claim_by(*_TENANTS), _claim_by(*_HELD_DOMAINS)
+_DUE, _DUE_HELD = _due_by(*_TENANTS[:2]), _due_by(*_HELD_DOMAINS[:2])
 
 
 def claim(connection: Connection, lane: Lane, worker: str, lease_seconds: float) -> Claim | None:
     """Takes the next due or lapsed batch of a lane; None when there is none."""
-    row = connection.execute(_CLAIM, {"lane": lane.value, "worker": worker, "lease": lease_seconds}).first()
+    query = _CLAIM_HELD if lane is Lane.HELD else _CLAIM
+    row = connection.execute(query, _lane(lane) | {"worker": worker, "lease": lease_seconds}).first()
     if row is None:
         return None
     return Claim(
@@ -70,12 +95,14 @@ def claim(connection: Connection, lane: Lane, worker: str, lease_seconds: float)
         marked_until=row.marked_until,
         recorded_until=row.recorded_until,
         give_up_at=row.give_up_at,
+        domain=row.domain,
     )
 
 
 def count_due(connection: Connection, lane: Lane, most: int) -> int:
     """Counts due or lapsed batches of a lane, up to most."""
-    return int(connection.execute(_DUE, {"lane": lane.value, "most": most}).scalar_one())
+    query = _DUE_HELD if lane is Lane.HELD else _DUE
+    return int(connection.execute(query, _lane(lane) | {"most": most}).scalar_one())
 
 
 def insert_plan(connection: Connection, tenant_id: UUID, batch_id: UUID, job_id: UUID) -> None:
@@ -124,17 +151,20 @@ def insert_retry(
     attempt: int,
     lapses: int,
     give_up_at: datetime | None,
+    domain: str = "",
 ) -> None:
     """Stores a batch for those of a claimed batch that are tried again, delay seconds from now.
 
-    Of a paused job it waits until the job is resumed. The job must be locked, the origin too.
+    Of a paused job it waits until the job is resumed. The job must be locked, the origin too. One of the lane held has
+    a domain.
     """
     connection.execute(
         sa.text(
             "INSERT INTO batches "
-            "(tenant_id, id, job_id, lane, status, due_at, size, attempt, lapses, round, give_up_at) "
+            "(tenant_id, id, job_id, lane, status, due_at, size, attempt, lapses, round, give_up_at, domain) "
             "SELECT b.tenant_id, :batch, b.job_id, :lane, CASE j.status WHEN 'paused' THEN 'planned' ELSE 'ready' END, "
-            "messmail_now() + make_interval(secs => :delay), :size, :attempt, :lapses, b.round, :give_up_at "
+            "messmail_now() + make_interval(secs => :delay), :size, :attempt, :lapses, b.round, :give_up_at, "
+            ":domain "
             "FROM batches b JOIN send_jobs j ON j.tenant_id = b.tenant_id AND j.id = b.job_id "
             "WHERE b.tenant_id = :tenant AND b.id = :origin"
         ).bindparams(sa.bindparam("give_up_at", give_up_at, sa.DateTime(timezone=True))),
@@ -147,6 +177,7 @@ def insert_retry(
             "size": size,
             "attempt": attempt,
             "lapses": lapses,
+            "domain": domain,
         },
     )
 
@@ -161,6 +192,34 @@ def grow(connection: Connection, tenant_id: UUID, batch_id: UUID, more: int) -> 
         {"tenant": tenant_id, "batch": batch_id, "more": more},
     ).scalar()
     return None if size is None else int(size) - more
+
+
+def join_held(connection: Connection, origin: Claim, domain: str, more: int, most: int) -> tuple[UUID, int] | None:
+    """Makes room for more rows in a batch held for a domain, and returns it with its size before.
+
+    None when there is none that nobody has claimed yet, with less than most rows.
+    """
+    row = connection.execute(
+        sa.text(
+            "UPDATE batches SET size = size + :more WHERE tenant_id = :tenant AND id = ("
+            "SELECT b.id FROM batches b JOIN ("
+            "SELECT tenant_id, id FROM batches WHERE tenant_id = :tenant AND domain = :domain AND status = 'ready' "
+            "AND lane = 'held' ORDER BY due_at DESC, id DESC LIMIT 8) newest USING (tenant_id, id) "
+            "WHERE b.job_id = :job AND b.status = 'ready' AND b.lease_until IS NULL AND b.marked_until = 0 "
+            "AND b.size < :most AND b.attempt = :attempt AND b.lapses = :lapses "
+            "LIMIT 1 FOR NO KEY UPDATE OF b SKIP LOCKED) RETURNING id, size"
+        ),
+        {
+            "tenant": origin.tenant_id,
+            "job": origin.job_id,
+            "domain": domain,
+            "attempt": origin.attempt,
+            "lapses": origin.lapses,
+            "more": more,
+            "most": most,
+        },
+    ).first()
+    return None if row is None else (row.id, row.size - more)
 
 
 def make_ready(connection: Connection, tenant_id: UUID, job_id: UUID) -> int:
@@ -309,6 +368,11 @@ def _change(connection: Connection, held: Claim, change: str, condition: str = "
         sa.text(f"UPDATE batches SET {change} WHERE {_FENCED} AND {condition}"), _fence(held) | values
     )
     return done.rowcount == 1
+
+
+def _lane(lane: Lane) -> dict[str, Any]:
+    # Planning sends nothing, so it goes on while its tenant rests.
+    return {"lane": lane.value, "resting": lane is Lane.PLAN}
 
 
 def _fence(held: Claim) -> dict[str, Any]:

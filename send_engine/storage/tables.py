@@ -66,6 +66,7 @@ batches = sa.Table(
     sa.Column("lapses", sa.SmallInteger, nullable=False, server_default="0"),
     sa.Column("round", sa.SmallInteger, nullable=False, server_default="1"),
     sa.Column("give_up_at", _time),
+    sa.Column("domain", sa.Text, nullable=False, server_default=""),
     sa.Column("lease_until", _time),
     sa.Column("fence", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("worker", sa.Text, nullable=False, server_default=""),
@@ -81,6 +82,11 @@ batches = sa.Table(
     sa.ForeignKeyConstraint(["tenant_id", "job_id"], ["send_jobs.tenant_id", "send_jobs.id"]),
     sa.Index("batches_of_job", "tenant_id", "job_id", "id"),
     sa.Index("batches_due", "tenant_id", "lane", "due_at", "id", postgresql_where=sa.text("status = 'ready'::text")),
+    sa.Index(
+        "batches_held",
+        *("tenant_id", "domain", "due_at", "id"),
+        postgresql_where=sa.text("status = 'ready'::text AND lane = 'held'::text"),
+    ),
 )
 
 deliveries = sa.Table(
@@ -127,4 +133,41 @@ tenant_turns = sa.Table(
     metadata,
     sa.Column("tenant_id", sa.Uuid, primary_key=True),
     sa.Column("served_at", _time, nullable=False, server_default=sa.text("'-infinity'::timestamp with time zone")),
+    # Until then there are no permits for it.
+    sa.Column("rests_until", _time, nullable=False, server_default=sa.text("'-infinity'::timestamp with time zone")),
+)
+
+# The turns of the domains of which a tenant holds batches; due_at is when each was served, or until when it rests.
+held_domains = sa.Table(
+    "held_domains",
+    metadata,
+    sa.Column("tenant_id", sa.Uuid, primary_key=True),
+    sa.Column("domain", sa.Text, primary_key=True),
+    sa.Column("due_at", _time, nullable=False),
+)
+
+# The installation's own are the operator's. A bucket without a rate is of a domain that throttling has slowed.
+buckets = sa.Table(
+    "buckets",
+    metadata,
+    sa.Column("tenant_id", sa.Uuid, primary_key=True),
+    sa.Column("scope", sa.Text, primary_key=True),
+    sa.Column("domain", sa.Text, primary_key=True, server_default=""),
+    sa.Column("rate", sa.Double),
+    sa.Column("slowed_to", sa.Double),
+    sa.Column("slowed_at", _time),
+    sa.Column("permits", sa.Double, nullable=False, server_default="0"),
+    sa.Column("filled_at", _time, nullable=False),
+)
+
+# What became of a job's mails since began_at, for its error budget.
+error_windows = sa.Table(
+    "error_windows",
+    metadata,
+    sa.Column("tenant_id", sa.Uuid, primary_key=True),
+    sa.Column("job_id", sa.Uuid, primary_key=True),
+    sa.Column("began_at", _time, nullable=False),
+    sa.Column("results", sa.Integer, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.ForeignKeyConstraint(["tenant_id", "job_id"], ["send_jobs.tenant_id", "send_jobs.id"]),
 )

@@ -24,6 +24,8 @@ WITHOUT_TENANT = {"messmail_clock", "alembic_version"}
 DISPATCH = {
     ("batches", "SELECT"),
     ("batches", "UPDATE"),
+    ("held_domains", "SELECT"),
+    ("held_domains", "UPDATE"),
     ("tenant_turns", "SELECT"),
     ("tenant_turns", "UPDATE"),
 }
@@ -31,6 +33,7 @@ DISPATCH_WRITES = {
     ("batches", "lease_until"),
     ("batches", "fence"),
     ("batches", "worker"),
+    ("held_domains", "due_at"),
     ("tenant_turns", "served_at"),
 }
 IS_PARTITION = "SELECT 1 FROM pg_inherits WHERE inhrelid = c.oid"
@@ -95,6 +98,7 @@ def test_foreign_keys_are_composite(database: Ledgerbase) -> None:
     assert sorted(keys) == [
         ("batches", "send_jobs", "tenant_id", 2),
         ("deliveries", "batches", "tenant_id", 2),
+        ("error_windows", "send_jobs", "tenant_id", 2),
         ("idempotency_keys", "send_jobs", "tenant_id", 2),
     ]
 
@@ -140,6 +144,11 @@ def two_tenants(database: Ledgerbase) -> Iterator[tuple[uuid.UUID, uuid.UUID]]:
         database.change("INSERT INTO idempotency_keys VALUES (%s, %s, 'x', 'x', %s, now())", tenant, uuid.uuid4(), job)
         database.change("INSERT INTO esp_accounts VALUES (%s, 'x', 'x')", tenant)
         database.change("INSERT INTO tenant_turns (tenant_id) VALUES (%s)", tenant)
+        database.change("INSERT INTO held_domains VALUES (%s, 'x.example', now())", tenant)
+        database.change(
+            "INSERT INTO buckets (tenant_id, scope, rate, filled_at) VALUES (%s, 'tenant', 1, now())", tenant
+        )
+        database.change("INSERT INTO error_windows VALUES (%s, %s, now(), 0, 0)", tenant, job)
     yield tenants
 
 
@@ -193,7 +202,7 @@ def test_the_dispatch_role_sees_work_of_all_tenants_and_nothing_else(
     with app.dispatch() as connection:
         seen = set(connection.execute(sa.text("SELECT tenant_id FROM batches")).scalars())
         assert seen == set(two_tenants)
-        for table in ("send_jobs", "deliveries", "esp_accounts", "idempotency_keys"):
+        for table in ("send_jobs", "deliveries", "esp_accounts", "idempotency_keys", "buckets", "error_windows"):
             with pytest.raises(sa.exc.ProgrammingError, match="permission denied"), connection.begin_nested():
                 connection.execute(sa.text(f"SELECT 1 FROM {table}"))
         with pytest.raises(sa.exc.ProgrammingError, match="permission denied"), connection.begin_nested():

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from send_engine.account_flow import FIRST_GROUP, LARGEST_GROUP, GroupSize
 from send_engine.deliveries import LONGEST_RETRY_SECONDS, retry_delay, settle
 from send_engine.job_states import ENDED, STOPPED, TRANSITIONS, may_become
-from send_engine.pacing import FIRST_GROUP, LARGEST_GROUP, GroupSize
 from send_engine.records import DeliveryState, JobStatus, Result, UnknownPolicy
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)

@@ -1,0 +1,56 @@
+"""Which replies ask us to slow down, for how long, and what that means for a domain.
+
+A throttle is about how fast we are, never about the recipient: it slows its domain and fails nobody. Greylisting and
+full mailboxes are none, so they are deferred as ever.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from send_engine.esp.port import Outcome, Verdict
+
+LONGEST_REST_SECONDS = 600.0
+
+_CODES = frozenset({421, 429})
+# RFC 3463: the network or the system is congested; 4.7.28 is what Gmail says of a rate that is unusual.
+_ENHANCED = frozenset({"4.3.2", "4.4.5", "4.7.28"})
+_WORDS = re.compile(
+    r"throttl|rate.?limit|(?:sending|message|mail|recipient) rate|too (?:many|fast|quick)|slow down", re.I
+)
+_REST = re.compile(r"(?:retry|try|wait)\D{0,30}?(\d{1,5})\s*(s|m|h)?", re.I)
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def is_throttle(outcome: Outcome) -> bool:
+    """Tells whether the provider put a mail off because we are too fast."""
+    if outcome.verdict is not Verdict.deferred or outcome.code is None:
+        return False
+    if outcome.code in _CODES or outcome.enhanced in _ENHANCED:
+        return True
+    return _WORDS.search(outcome.reply) is not None
+
+
+def rest_asked_for(reply: str) -> float:
+    """Returns the seconds that a reply asks us to wait ("try again in 5 minutes"), at most ten minutes; else 0."""
+    found = _REST.search(reply)
+    if found is None:
+        return 0.0
+    return min(float(found[1]) * _UNITS[(found[2] or "s").lower()], LONGEST_REST_SECONDS)
+
+
+def slowdowns(outcomes: Iterable[tuple[str, Outcome]], seconds: float) -> dict[str, tuple[float | None, float]]:
+    """Returns which domains throttled among mails sent within some seconds.
+
+    For each: the mails a second that it took meanwhile, None if it took none, and the seconds it asks us to rest.
+    """
+    rests: dict[str, float] = {}
+    taken = Counter[str]()
+    for domain, outcome in outcomes:
+        if outcome.verdict is Verdict.accepted:
+            taken[domain] += 1
+        elif is_throttle(outcome):
+            rests[domain] = max(rests.get(domain, 0.0), rest_asked_for(outcome.reply))
+    return {domain: (taken[domain] / max(seconds, 0.1) or None, rest) for domain, rest in rests.items()}
