@@ -20,6 +20,7 @@ _VALUES: dict[str, Any] = {
     "body_text": "Hello",
     "scheduled_at": "2026-02-11T02:00:00Z",
     "states": ["unknown"],
+    "outcome": "sent",
     "id": _UUID,
 }
 
