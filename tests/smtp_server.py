@@ -260,6 +260,15 @@ class _Connection:
         mechanism, _, initial = rest.partition(" ")
         if mechanism == "PLAIN":
             _, user, password = base64.b64decode(initial).decode().split("\x00")
+        elif mechanism == "XOAUTH2":
+            user, password, *rest_of_it = base64.b64decode(initial).decode().split("\x01")
+            user, password = user.removeprefix("user="), password.removeprefix("auth=Bearer ")
+            if rest_of_it != ["", ""]:
+                self._server.violations.append("an XOAUTH2 response that is none")
+            if (user, password) != self._server.credentials:
+                await self._send(b"334 eyJzdGF0dXMiOiI0MDEifQ==\r\n")
+                if await self._line():
+                    self._server.violations.append("an answer to an XOAUTH2 error that is not empty")
         else:
             await self._send(b"334 VXNlcm5hbWU6\r\n")
             user = base64.b64decode(await self._line()).decode()

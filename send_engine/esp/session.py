@@ -9,11 +9,14 @@ import base64
 import contextlib
 import functools
 import ipaddress
+import math
 import ssl
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from send_engine.esp.access_tokens import read_access_token
 from send_engine.esp.port import Category, Outcome, Verdict
 from send_engine.esp.replies import Phase, Reply, classify
 from send_engine.esp.timeouts import Timeouts
@@ -45,10 +48,14 @@ class Extensions:
 
 @dataclass(slots=True)
 class Session:
-    """An open session. `begun` counts its mails; `dirty` means a transaction is open that RSET must end."""
+    """An open session. `begun` counts its mails; `dirty` means a transaction is open that RSET must end.
+
+    `ends_at` is when, by the loop's clock, it is to carry no further mail.
+    """
 
     wire: Wire
     extensions: Extensions
+    ends_at: float = math.inf
     begun: int = 0
     dirty: bool = False
     expiry: asyncio.TimerHandle | None = None
@@ -75,6 +82,9 @@ class _Dialogue:
         raise refusal(f"{self._wire.lost}, before the answer to {phase}")
 
     async def ask(self, line: bytes, phase: Phase, timeout: float) -> Reply:
+        if not self.is_quiet:
+            # One reply too many, and every later one would be taken for that to the command after.
+            raise refusal(f"the server spoke unasked, before {phase}")
         self._wire.transport.write(line + b"\r\n")
         return await self.reply(phase, timeout)
 
@@ -97,24 +107,34 @@ class _Dialogue:
             self._waiter.set_result(None)
 
 
-async def open_session(
-    account: SmtpAccount, timeouts: Timeouts, hello_name: str | None, tls: ssl.SSLContext | None
-) -> Session:
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """How to present ourselves to whom. `tls` replaces the system's trust store.
+
+    Without a `hello_name` it is our address; `token_folder` is where access tokens lie.
+    """
+
+    account: SmtpAccount
+    hello_name: str | None = None
+    tls: ssl.SSLContext | None = None
+    token_folder: Path | None = None
+
+
+async def open_session(introduction: Introduction, timeouts: Timeouts) -> Session:
     """Returns a session ready for MAIL. Raises SessionRefused.
 
-    `tls` replaces the system's trust store. Credentials are never sent in clear except over loopback.
+    Credentials are never sent in clear except over loopback.
     """
     wire = Wire()
     # Listening before the connection is up: the greeting may come with it.
     dialogue = _Dialogue(wire)
-    await _connect(wire, account, timeouts, tls)
+    await _connect(wire, introduction.account, timeouts, introduction.tls)
     try:
-        extensions = await _prepare(wire, dialogue, account, timeouts, hello_name, tls)
+        extensions = await _prepare(wire, dialogue, introduction, timeouts)
     except BaseException:
         wire.drop("not opened")
         raise
     if wire.lost is None and not dialogue.is_quiet:
-        # One reply too many, and every later one would be taken for that to the command after.
         wire.drop("the server spoke unasked")
     if wire.lost is not None:
         raise refusal(wire.lost)
@@ -157,29 +177,23 @@ async def _connect(wire: Wire, account: SmtpAccount, timeouts: Timeouts, tls: ss
         raise refusal("no connection") from None
 
 
-async def _prepare(
-    wire: Wire,
-    dialogue: _Dialogue,
-    account: SmtpAccount,
-    timeouts: Timeouts,
-    hello_name: str | None,
-    tls: ssl.SSLContext | None,
-) -> Extensions:
+async def _prepare(wire: Wire, dialogue: _Dialogue, introduction: Introduction, timeouts: Timeouts) -> Extensions:
+    account = introduction.account
     code, text = await dialogue.reply(Phase.greeting, timeouts.greeting)
     if code != 220:
         raise refused_by(code, text, Phase.greeting)
     local = _is_loopback(wire)
-    name = (hello_name or _address_literal(wire)).encode()
+    name = (introduction.hello_name or _address_literal(wire)).encode()
     extensions = await _hello(dialogue, name, timeouts)
     secure = account.implicit_tls
     if not secure and (account.starttls is StartTls.require or (extensions.starttls and not local)):
-        await _start_tls(wire, dialogue, account, extensions, timeouts, tls)
+        await _start_tls(wire, dialogue, account, extensions, timeouts, introduction.tls)
         extensions = await _hello(dialogue, name, timeouts)
         secure = True
     if account.user is not None:
         if not secure and not local:
             raise refusal("credentials are not sent in clear, and the server offers no TLS", Category.policy)
-        await _authenticate(dialogue, account, extensions, timeouts)
+        await _authenticate(dialogue, introduction, extensions, timeouts)
     return extensions
 
 
@@ -243,20 +257,51 @@ async def _start_tls(
     wire.connection_made(transport)
 
 
-async def _authenticate(dialogue: _Dialogue, account: SmtpAccount, extensions: Extensions, timeouts: Timeouts) -> None:
-    user, password = (account.user or "").encode(), (account.password or "").encode()
-    if b"PLAIN" in extensions.auth:
-        token = base64.b64encode(b"\x00" + user + b"\x00" + password)
-        code, text = await dialogue.ask(b"AUTH PLAIN " + token, Phase.auth, timeouts.mail)
-    elif b"LOGIN" in extensions.auth:
-        code, text = await dialogue.ask(b"AUTH LOGIN", Phase.auth, timeouts.mail)
-        for secret in (user, password):
-            if code == 334:
-                code, text = await dialogue.ask(base64.b64encode(secret), Phase.auth, timeouts.mail)
+async def _authenticate(
+    dialogue: _Dialogue, introduction: Introduction, extensions: Extensions, timeouts: Timeouts
+) -> None:
+    account = introduction.account
+    if account.token_name is not None:
+        code, text = await _present_token(dialogue, introduction, extensions, timeouts)
     else:
-        raise refusal("the server offers neither AUTH PLAIN nor AUTH LOGIN", Category.policy)
+        code, text = await _present_password(dialogue, account, extensions, timeouts)
     if code != 235:
         raise refused_by(code, text, Phase.auth)
+
+
+async def _present_password(
+    dialogue: _Dialogue, account: SmtpAccount, extensions: Extensions, timeouts: Timeouts
+) -> Reply:
+    """RFC 4954 with PLAIN (RFC 4616), or LOGIN, which has no RFC."""
+    user, password = (account.user or "").encode(), (account.password or "").encode()
+    if b"PLAIN" in extensions.auth:
+        response = base64.b64encode(b"\x00" + user + b"\x00" + password)
+        return await dialogue.ask(b"AUTH PLAIN " + response, Phase.auth, timeouts.mail)
+    if b"LOGIN" not in extensions.auth:
+        raise refusal("the server offers neither AUTH PLAIN nor AUTH LOGIN", Category.policy)
+    code, text = await dialogue.ask(b"AUTH LOGIN", Phase.auth, timeouts.mail)
+    for secret in (user, password):
+        if code == 334:
+            code, text = await dialogue.ask(base64.b64encode(secret), Phase.auth, timeouts.mail)
+    return code, text
+
+
+async def _present_token(
+    dialogue: _Dialogue, introduction: Introduction, extensions: Extensions, timeouts: Timeouts
+) -> Reply:
+    """XOAUTH2, as Google and Microsoft document it."""
+    if b"XOAUTH2" not in extensions.auth:
+        raise refusal("the server does not offer AUTH XOAUTH2", Category.policy)
+    account = introduction.account
+    token = await asyncio.to_thread(read_access_token, introduction.token_folder, account.token_name or "")
+    if token is None:
+        raise refusal("there is no access token", Category.policy)
+    response = base64.b64encode(b"user=%b\x01auth=Bearer %b\x01\x01" % ((account.user or "").encode(), token))
+    code, text = await dialogue.ask(b"AUTH XOAUTH2 " + response, Phase.auth, timeouts.mail)
+    if code == 334:
+        # It says in its challenge why it refuses, and ends the exchange after an empty answer.
+        code, text = await dialogue.ask(b"", Phase.auth, timeouts.mail)
+    return code, text
 
 
 def refusal(reason: str, category: Category = Category.network) -> SessionRefused:

@@ -3,10 +3,11 @@
 import asyncio
 import ssl
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from send_engine.esp.port import Category, ComposedMail, Outcome, Verdict
 from send_engine.esp.queue import MailQueue
-from send_engine.esp.session import Session, SessionRefused, open_session, quit_session
+from send_engine.esp.session import Introduction, Session, SessionRefused, open_session, quit_session
 from send_engine.esp.timeouts import Timeouts
 from send_engine.esp.transactions import Transactions
 from send_engine.esp.url import SmtpAccount, parse_smtp_url
@@ -17,9 +18,11 @@ _GIVEN_UP = Outcome(Verdict.deferred, None, None, "the server closes every sessi
 
 
 class SmtpEsp:
-    """Sends over at most `connections` sessions, each renewed after `mails_per_connection` mails or a time unused.
+    """Sends over at most `connections` sessions. All of its life belongs to one event loop.
 
-    All of its life belongs to one event loop. `tls` replaces the system's trust store.
+    A session carries `mails_per_session` mails at most and none after `session_seconds`, and ends after `idle_seconds`
+    without one, since relays limit all three. `tls` replaces the system's trust store; access tokens for XOAUTH2 lie in
+    `token_folder`.
     """
 
     def __init__(
@@ -27,19 +30,21 @@ class SmtpEsp:
         account: SmtpAccount | str,
         *,
         connections: int = 4,
-        mails_per_connection: int = 1_000,
+        mails_per_session: int = 1_000,
+        session_seconds: float = 300,
         idle_seconds: float = 30,
         timeouts: Timeouts | None = None,
         hello_name: str | None = None,
         tls: ssl.SSLContext | None = None,
+        token_folder: Path | None = None,
     ) -> None:
-        self._account = parse_smtp_url(account) if isinstance(account, str) else account
+        account = parse_smtp_url(account) if isinstance(account, str) else account
+        self._introduction = Introduction(account, hello_name, tls, token_folder)
         self._connections = connections
-        self._mails_per_connection = mails_per_connection
+        self._mails_per_session = mails_per_session
+        self._session_seconds = session_seconds
         self._idle_seconds = idle_seconds
         self._timeouts = timeouts or Timeouts()
-        self._hello_name = hello_name
-        self._tls = tls
         self._slots = asyncio.Semaphore(connections)
         self._idle: list[Session] = []
         self._partings: set[asyncio.Task[None]] = set()
@@ -88,7 +93,7 @@ class SmtpEsp:
                     session = await self._session()
                     waiting.discard(me)
                     try:
-                        answered = await Transactions(session, queue, self._timeouts, self._mails_per_connection).run()
+                        answered = await Transactions(session, queue, self._timeouts, self._mails_per_session).run()
                     finally:
                         self._release(session)
                     if answered:
@@ -105,18 +110,26 @@ class SmtpEsp:
             session = self._idle.pop()
             if session.expiry is not None:
                 session.expiry.cancel()
-            if session.wire.lost is None:
+            if session.wire.lost is not None:
+                continue
+            if not self._is_used_up(session):
                 return session
-        return await open_session(self._account, self._timeouts, self._hello_name, self._tls)
+            self._part(session)
+        session = await open_session(self._introduction, self._timeouts)
+        session.ends_at = asyncio.get_running_loop().time() + self._session_seconds
+        return session
 
     def _release(self, session: Session) -> None:
         if session.wire.lost is not None:
             return
-        if session.begun >= self._mails_per_connection:
+        if self._is_used_up(session):
             self._part(session)
             return
         session.expiry = asyncio.get_running_loop().call_later(self._idle_seconds, self._expire, session)
         self._idle.append(session)
+
+    def _is_used_up(self, session: Session) -> bool:
+        return session.begun >= self._mails_per_session or asyncio.get_running_loop().time() >= session.ends_at
 
     def _expire(self, session: Session) -> None:
         if session in self._idle:

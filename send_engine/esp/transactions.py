@@ -319,6 +319,8 @@ class Transactions:
         if progress != self._progress:
             self._progress = progress
             self._since = now
+        if now >= self._session.ends_at:
+            self._limit = 0
         if now - self._since >= self._limit_of_phase():
             self._wire.drop("time ran out")
         elif self._phase is not _FINAL_DOT and self._queue.abort():

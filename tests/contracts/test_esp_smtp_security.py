@@ -5,6 +5,7 @@ import ipaddress
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -79,12 +80,17 @@ def mails(count: int, size: int = 100) -> list[ComposedMail]:
 
 
 def send(
-    server: SmtpServer, tls: ssl.SSLContext | None = None, count: int = 3, size: int = 100, **account: object
+    server: SmtpServer,
+    tls: ssl.SSLContext | None = None,
+    count: int = 3,
+    size: int = 100,
+    token_folder: Path | None = None,
+    **account: object,
 ) -> list[Outcome]:
     async def run() -> list[Outcome]:
         async with server:
             settings = SmtpAccount("localhost", server.port, server.implicit_tls, **account)  # type: ignore[arg-type]
-            esp = SmtpEsp(settings, connections=2, timeouts=PATIENT, tls=tls)
+            esp = SmtpEsp(settings, connections=2, timeouts=PATIENT, tls=tls, token_folder=token_folder)
             outcomes = await esp.send(mails(count, size), lambda: False)
             await esp.close()
             return outcomes
@@ -208,6 +214,88 @@ def test_wrong_credentials_defer_and_are_not_repeated(mechanism: str) -> None:
 def test_a_server_that_takes_no_credentials_we_can_give_gets_no_mail() -> None:
     server = SmtpServer(extensions=(*PIPELINED, "AUTH GSSAPI"))
     assert_deferred(send(server, user="acme", password="secret"), Category.policy, "neither")
+
+
+# ---- access tokens
+
+
+TOKEN = "ya29.a0-Af_x~y+z/w=="
+
+
+def token_server(token: str = TOKEN, **options: Any) -> SmtpServer:
+    return SmtpServer(
+        extensions=(*PIPELINED, "AUTH PLAIN XOAUTH2"), credentials=("news@acme.example", token), **options
+    )
+
+
+def send_with_token(server: SmtpServer, folder: Path | None, **more: Any) -> list[Outcome]:
+    return send(server, token_folder=folder, user="news@acme.example", token_name="acme", **more)
+
+
+def test_an_access_token_from_a_file_opens_the_session(tmp_path: Path) -> None:
+    (tmp_path / "acme").write_text(TOKEN + "\n")
+    server = token_server()
+    assert_accepted(send_with_token(server, tmp_path), server)
+
+
+def test_a_token_that_was_refreshed_is_used_from_the_next_session_on(tmp_path: Path) -> None:
+    async def run() -> list[list[Outcome]]:
+        async with token_server("old") as server:
+            account = SmtpAccount("localhost", server.port, user="news@acme.example", token_name="acme")
+            esp = SmtpEsp(account, connections=1, mails_per_session=1, timeouts=PATIENT, token_folder=tmp_path)
+            (tmp_path / "acme").write_text("old")
+            first = await esp.send(mails(1), lambda: False)
+            server.credentials = ("news@acme.example", "new")
+            stale = await esp.send(mails(1), lambda: False)
+            (tmp_path / "acme").write_text("new")
+            refreshed = await esp.send(mails(1), lambda: False)
+            await esp.close()
+            assert server.violations == []
+            return [first, stale, refreshed]
+
+    outcomes = uvloop.run(run())
+    assert [one.verdict for (one,) in outcomes] == [Verdict.accepted, Verdict.deferred, Verdict.accepted]
+    assert outcomes[1][0].code == 535
+
+
+@pytest.mark.parametrize("content", [None, "", "two words", "line\nline", "x" * 9_000, "bearer\x00"], ids=repr)
+def test_without_a_token_that_is_one_nothing_is_sent(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "acme").write_text(content)
+    server = token_server()
+    assert_deferred(send_with_token(server, tmp_path), Category.policy, "no access token")
+    assert not any(command.startswith("AUTH") for command in server.commands)
+
+
+def test_without_a_folder_there_are_no_tokens() -> None:
+    assert_deferred(send_with_token(token_server(), None), Category.policy, "no access token")
+
+
+def test_a_refused_token_defers_and_is_not_repeated(tmp_path: Path) -> None:
+    (tmp_path / "acme").write_text("expired-token")
+    server = token_server()
+    outcomes = send_with_token(server, tmp_path)
+    assert_deferred(outcomes, Category.policy, "refused the credentials")
+    assert outcomes[0].code == 535
+    assert "expired-token" not in str(outcomes)
+    assert server.violations == []
+
+
+def test_a_server_without_xoauth2_is_not_shown_the_token(tmp_path: Path) -> None:
+    (tmp_path / "acme").write_text(TOKEN)
+    server = SmtpServer(extensions=WITH_AUTH, credentials=("news@acme.example", TOKEN))
+    assert_deferred(send_with_token(server, tmp_path), Category.policy, "XOAUTH2")
+    assert not any(command.startswith("AUTH") for command in server.commands)
+
+
+@pytest.mark.usefixtures("far_away")
+def test_a_token_is_never_sent_in_clear_beyond_this_machine(certificate: Certificate, tmp_path: Path) -> None:
+    (tmp_path / "acme").write_text(TOKEN)
+    plain = token_server()
+    assert_deferred(send_with_token(plain, tmp_path), Category.policy, "in clear")
+    assert not any(command.startswith("AUTH") for command in plain.commands)
+    protected = token_server(tls=certificate.server)
+    assert_accepted(send_with_token(protected, tmp_path, tls=certificate.trusting), protected)
 
 
 def test_an_account_does_not_show_its_password() -> None:

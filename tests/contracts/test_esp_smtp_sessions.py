@@ -260,9 +260,30 @@ def test_a_send_does_not_wait_for_connections_it_no_longer_needs() -> None:
 
 
 def test_a_session_is_renewed_after_its_share_of_mails() -> None:
-    outcomes, server = play(SmtpServer(), lambda esp: esp.send(mails(10), never), mails_per_connection=3)
+    outcomes, server = play(SmtpServer(), lambda esp: esp.send(mails(10), never), mails_per_session=3)
     assert verdicts(outcomes) == [Verdict.accepted] * 10
     assert server.connections == 4
+
+
+def test_a_session_carries_no_mail_after_its_time() -> None:
+    """In the middle of a send, and between two."""
+
+    async def scene(esp: SmtpEsp) -> list[Outcome]:
+        long = await esp.send(mails(6), never)
+        assert server.connections > 1
+        await esp.send(mails(1), never)
+        before = server.connections
+        await asyncio.sleep(0.2)
+        quick = await esp.send(mails(1), never)
+        assert server.connections == before + 1
+        return [*long, *quick]
+
+    server = SmtpServer(script={"dot": [Act(b"250 2.0.0 Ok\r\n", seconds=0.1)] * 6})
+    outcomes, server = play(
+        server, scene, session_seconds=0.15, timeouts=Timeouts(mail=0.8, rcpt=0.8, data=0.8, block=0.8, quit=2)
+    )
+    assert verdicts(outcomes) == [Verdict.accepted] * 7
+    assert len(server.mails) == 8
 
 
 @pytest.mark.parametrize("answer", [say_and("close", "421 4.3.2 Closing"), RESET, CLOSE, HANG], ids=str)
@@ -270,7 +291,7 @@ def test_no_answer_to_quit_ever_sends_a_mail_again(answer: Act) -> None:
     outcomes, server = play(
         SmtpServer(script={"quit": [answer] * 20}),
         lambda esp: esp.send(mails(20), never),
-        mails_per_connection=1,
+        mails_per_session=1,
         timeouts=Timeouts(quit=0.2),
     )
     assert verdicts(outcomes) == [Verdict.accepted] * 20
@@ -321,6 +342,8 @@ def test_where_nobody_listens_mails_are_deferred() -> None:
 @pytest.mark.parametrize(
     ("script", "code", "category"),
     [
+        ({"greeting": [say("220 Hello\n250 and more")] * 9}, None, Category.network),
+        ({"ehlo": [say("250 sink.example\n250 and more")] * 9}, None, Category.network),
         ({"greeting": [say_and("close", "421 4.3.2 Busy")] * 9}, 421, Category.network),
         ({"greeting": [say_and("close", "554 5.7.1 Go away")] * 9}, 554, Category.policy),
         ({"greeting": [RESET] * 9}, None, Category.network),
@@ -345,6 +368,7 @@ def test_a_session_that_cannot_be_opened_only_defers(
         (Verdict.deferred, code, category)
     }
     assert server.mails == []
+    assert not any(command.startswith("MAIL") for command in server.commands)
 
 
 def test_one_session_that_cannot_be_opened_leaves_the_mails_to_the_others() -> None:

@@ -19,6 +19,20 @@ from send_engine.esp.url import SmtpAccount, StartTls, parse_smtp_url
             "smtps://acme%40relay.example:p%3Aa%2Fs%25s@relay.example:2465",
             SmtpAccount("relay.example", 2465, True, user="acme@relay.example", password="p:a/s%s"),
         ),
+        (
+            "smtp+xoauth2://news%40acme.example@smtp.relay.example:587?token=acme.example&starttls=require",
+            SmtpAccount(
+                "smtp.relay.example",
+                587,
+                starttls=StartTls.require,
+                user="news@acme.example",
+                token_name="acme.example",
+            ),
+        ),
+        (
+            "smtps+xoauth2://acme@relay.example?token=a-1_b",
+            SmtpAccount("relay.example", 465, True, user="acme", token_name="a-1_b"),
+        ),
     ],
 )
 def test_a_url_describes_an_account(url: str, account: SmtpAccount) -> None:
@@ -44,6 +58,17 @@ def test_a_url_describes_an_account(url: str, account: SmtpAccount) -> None:
         "smtp://hunter2@relay.example",
         "smtp://:hunter2@relay.example",
         "smtp://acme:hunter2@[relay.example",
+        "smtp+xoauth2://relay.example?token=hunter2",
+        "smtp+xoauth2://acme@relay.example",
+        "smtp+xoauth2://acme:hunter2@relay.example?token=acme",
+        "smtp+xoauth2://acme@relay.example?token=hunter2&token=acme",
+        "smtp+xoauth2://acme@relay.example?token=../hunter2",
+        "smtp+xoauth2://acme@relay.example?token=/etc/hunter2",
+        "smtp+xoauth2://acme@relay.example?token=.hunter2",
+        "smtp+xoauth2://acme@relay.example?token=hunter2%0A",
+        "smtp+plain://acme@relay.example?token=hunter2",
+        "smtp://acme:hunter2@relay.example?token=acme",
+        "smtp://relay.example?token=hunter2",
     ],
 )
 def test_what_is_no_account_is_refused_without_being_repeated(url: str) -> None:
