@@ -33,6 +33,8 @@ class Credentials:
 
 def media_type(content_type: str, accepted: tuple[str, ...]) -> str:
     """Returns the media type of a body; raises UNSUPPORTED_MEDIA_TYPE unless it is accepted and in UTF-8."""
+    if content_type in accepted:
+        return content_type
     header = MimeMessage()
     header["Content-Type"] = content_type
     charset = header.get_param("charset", "utf-8")

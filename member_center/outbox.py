@@ -6,9 +6,9 @@ twice; what is no longer pending is never sent, nor is what would be too much fo
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
-from itertools import groupby
 from uuid import UUID
 
 from member_center import consent
@@ -57,21 +57,23 @@ class Outbox:
     def acknowledge(self, results: Sequence[MailResult]) -> int:
         """Records results whose lease is still held, and returns how many; the others change nothing."""
         recorded = 0
-        for tenant_id, held in _by_tenant([result.lease for result in results]):
-            with self._database.tenant(tenant_id) as connection:
-                mine = [result for result in results if result.lease in held]
-                recorded += outbox_store.record(connection, tenant_id, mine, FIRST_WAIT, GIVE_UP)
+        by_tenant: defaultdict[UUID, list[MailResult]] = defaultdict(list)
+        for result in results:
+            by_tenant[result.lease.tenant_id].append(result)
+        for tenant_id, own in by_tenant.items():
+            with self._database.brief(tenant_id) as transaction:
+                recorded += outbox_store.record(transaction.finish, own, FIRST_WAIT, GIVE_UP)
         return recorded
 
     def _read_pending(self, tenant_id: UUID, held: Sequence[Lease]) -> list[WaitingMail]:
-        with self._database.tenant(tenant_id) as connection:
-            waiting = outbox_store.read_waiting(connection, tenant_id, held)
+        with self._database.brief(tenant_id) as transaction:
+            waiting = outbox_store.read_waiting(transaction.run, tenant_id, held)
             over = [
                 MailResult(mail.lease, MailOutcome.SKIPPED)
                 for mail in waiting
                 if not consent.is_pending(mail.subscription, mail.read_at)
             ]
-            outbox_store.record(connection, tenant_id, over, FIRST_WAIT, GIVE_UP)
+            outbox_store.record(transaction.finish, over, FIRST_WAIT, GIVE_UP)
         skipped = {result.lease.mail_id for result in over}
         return [mail for mail in waiting if mail.lease.mail_id not in skipped]
 
@@ -99,7 +101,7 @@ class Outbox:
 
 
 def _by_tenant(leases: Sequence[Lease]) -> list[tuple[UUID, list[Lease]]]:
-    def tenant_of(lease: Lease) -> UUID:
-        return lease.tenant_id
-
-    return [(tenant_id, list(held)) for tenant_id, held in groupby(sorted(leases, key=tenant_of), key=tenant_of)]
+    found: defaultdict[UUID, list[Lease]] = defaultdict(list)
+    for lease in leases:
+        found[lease.tenant_id].append(lease)
+    return list(found.items())

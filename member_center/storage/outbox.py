@@ -11,6 +11,8 @@ from sqlalchemy.engine import Connection
 
 from member_center.records import Lease, MailResult, WaitingMail
 from member_center.storage import subscriptions as subscription_store
+from servicekit.database import Run
+from servicekit.statements import Statement
 
 # Every tenant with a waiting mail, each found by one step along the index: idle tenants cost nothing.
 _DUE_TENANTS = sa.text(
@@ -49,7 +51,7 @@ _LEASE = sa.text(
 
 # Each mail is looked up by itself, as each recipient of a group is (see audience), and by its key alone: whoever holds
 # its fence holds a mail that has not ended.
-_WAITING = sa.text(
+_WAITING = Statement(
     """
     SELECT mail.id AS mail_id, held.fence, (SELECT messmail_now()) AS now, subscription.*
     FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS held (id, fence)
@@ -68,21 +70,22 @@ _WAITING = sa.text(
     """
 )
 
-_RECORD = sa.text(
+_RECORD = Statement(
     """
     UPDATE confirmation_mails mail
-    SET outcome = coalesce(result.outcome, CASE WHEN mail.created_at + :give_up <= clock.now THEN 'failed' END),
-        ended_at = CASE
-            WHEN result.outcome IS NOT NULL OR mail.created_at + :give_up <= clock.now THEN clock.now
-        END,
-        due_at = clock.now + least(:first_wait * power(2, mail.deferrals), interval '1 hour'),
+    SET outcome = coalesce(result.outcome, CASE WHEN mail.created_at <= clock.too_old THEN 'failed' END),
+        ended_at = CASE WHEN result.outcome IS NOT NULL OR mail.created_at <= clock.too_old THEN clock.now END,
+        due_at = clock.now + least(CAST(:first_wait AS interval) * power(2, mail.deferrals), interval '1 hour'),
         deferrals = mail.deferrals + CASE WHEN result.outcome IS NULL THEN 1 ELSE 0 END,
         fence = mail.fence + 1,
         last_reply = result.reply
     FROM unnest(
         CAST(:ids AS uuid[]), CAST(:fences AS bigint[]), CAST(:outcomes AS text[]), CAST(:replies AS text[])
-    ) AS result (id, fence, outcome, reply), (SELECT messmail_now() AS now) clock
+    ) AS result (id, fence, outcome, reply), (
+        SELECT messmail_now() AS now, messmail_now() - CAST(:give_up AS interval) AS too_old
+    ) clock
     WHERE mail.tenant_id = :tenant_id AND mail.id = result.id AND mail.fence = result.fence
+    RETURNING mail.id
     """
 )
 
@@ -98,7 +101,7 @@ def lease(connection: Connection, tenants: Sequence[UUID], share: int, most: int
     return [Lease(row.tenant_id, row.id, row.fence) for row in connection.execute(_LEASE, parameters)]
 
 
-def read_waiting(connection: Connection, tenant_id: UUID, leases: Sequence[Lease]) -> list[WaitingMail]:
+def read_waiting(run: Run, tenant_id: UUID, leases: Sequence[Lease]) -> list[WaitingMail]:
     """Reads leased mails of the transaction's tenant that are still the holder's, with their subscriptions."""
     held = {(each.mail_id, each.fence): each for each in leases}
     parameters = {
@@ -108,20 +111,20 @@ def read_waiting(connection: Connection, tenant_id: UUID, leases: Sequence[Lease
     }
     return [
         WaitingMail(held[row.mail_id, row.fence], subscription_store.from_row(row), row.now)
-        for row in connection.execute(_WAITING, parameters)
+        for row in run(_WAITING, parameters)
     ]
 
 
-def record(
-    connection: Connection, tenant_id: UUID, results: Sequence[MailResult], first_wait: timedelta, give_up: timedelta
-) -> int:
+def record(run: Run, results: Sequence[MailResult], first_wait: timedelta, give_up: timedelta) -> int:
     """Records results of the transaction's tenant whose fence is still the mail's, and returns how many.
 
     Each ends its lease. A deferred mail waits twice as long each time, up to an hour, and has failed once it is older
     than give_up.
     """
+    if not results:
+        return 0
     parameters = {
-        "tenant_id": tenant_id,
+        "tenant_id": results[0].lease.tenant_id,
         "ids": [result.lease.mail_id for result in results],
         "fences": [result.lease.fence for result in results],
         "outcomes": [result.outcome and result.outcome.value for result in results],
@@ -129,4 +132,4 @@ def record(
         "first_wait": first_wait,
         "give_up": give_up,
     }
-    return connection.execute(_RECORD, parameters).rowcount if results else 0
+    return len(run(_RECORD, parameters))
