@@ -8,7 +8,7 @@ from uuid import UUID
 
 from member_center.links import Links
 from member_center.lists import Lists
-from member_center.records import AudienceMember, Authorization, Link, Purpose
+from member_center.records import AudiencePage, Authorization, Link, Purpose
 from member_center.storage import audience as audience_store
 from servicekit.database import Database
 
@@ -26,16 +26,12 @@ class Audience:
 
     def page(
         self, tenant_id: UUID, list_id: UUID, as_of: datetime | None, after: UUID | None, page_size: int
-    ) -> tuple[datetime, list[AudienceMember], bool]:
-        """Returns the time that the page is as of, the members, and whether there may be more.
-
-        Raises LIST_NOT_FOUND.
-        """
+    ) -> AudiencePage:
+        """Returns a page of those confirmed at as_of (None: now), after a subscription. Raises LIST_NOT_FOUND."""
         self._lists.get(list_id, tenant_id)
         with self._database.tenant(tenant_id) as connection:
             as_of = audience_store.read_now(connection) if as_of is None else as_of
-            found = audience_store.read_confirmed(connection, tenant_id, list_id, as_of, after, page_size + 1)
-        return as_of, found[:page_size], len(found) > page_size
+            return audience_store.read_confirmed(connection, tenant_id, list_id, as_of, after, page_size)
 
     def authorize(self, tenant_id: UUID, list_id: UUID, ids: Sequence[bytes]) -> Authorization:
         """Tells who of a group may be mailed now, with fresh links, read in one snapshot not earlier than read_at."""

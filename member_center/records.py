@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, StrEnum
@@ -277,11 +277,13 @@ class MailResult:
 
 
 @dataclass(frozen=True, slots=True)
-class AudienceMember:
-    """A confirmed subscription, with no more than planning needs."""
+class AudiencePage:
+    """Confirmed subscriptions at a time, ordered by id: the ids, 16 bytes each in one, and the domains of each."""
 
-    subscription_id: UUID
-    recipient_domain: str
+    as_of: datetime
+    subscription_ids: bytes
+    recipient_domains: Sequence[str]
+    more: bool
 
 
 @dataclass(frozen=True, slots=True)

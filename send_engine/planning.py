@@ -7,14 +7,15 @@ on where it stopped, whoever goes on with it. The plan is itself a batch, with l
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from uuid import UUID
 
 import structlog
 
 from send_engine import job_states
 from send_engine.deliveries import HeldBatch
 from send_engine.recipients import Recipients
-from send_engine.records import AudienceMember, AudiencePage, Lane, PlanProgress
+from send_engine.records import AudiencePage, Lane, PlanProgress
 from send_engine.storage import batches, deliveries, send_jobs
 from servicekit.database import Database
 from servicekit.errors import MessmailError, Reason
@@ -79,15 +80,15 @@ class Planning:
                 return None
             if not batches.renew(connection, claim, self._lease_seconds):
                 return None
-            if page.members:
-                after = page.members[-1].subscription_id
-                parts = [(uuid7(), part) for part in _parts(page.members)]
-                sizes = {batch_id: len(part) for batch_id, part in parts}
+            if page.domains:
+                after = UUID(bytes=page.subscription_ids[-16:])
+                starts = range(0, len(page.domains), BATCH_SIZE)
+                sizes = {uuid7(): min(BATCH_SIZE, len(page.domains) - start) for start in starts}
                 batches.insert_planned(connection, claim.tenant_id, claim.job_id, sizes)
-                deliveries.insert(connection, claim.tenant_id, parts)
+                deliveries.insert(connection, claim.tenant_id, list(sizes), BATCH_SIZE, page)
                 send_jobs.set_progress(connection, claim.tenant_id, claim.job_id, page.as_of, after)
                 progress = PlanProgress(progress.list_id, page.as_of, after)
-            if page.more and page.members:
+            if page.more:
                 return progress
             batches.close(connection, claim)
             job_states.begin_sending(connection, claim.tenant_id, claim.job_id)
@@ -107,7 +108,3 @@ class Planning:
             ):
                 batches.close(connection, claim)
                 job_states.fail(connection, claim.tenant_id, claim.job_id, "the list no longer exists")
-
-
-def _parts(members: Sequence[AudienceMember]) -> list[Sequence[AudienceMember]]:
-    return [members[start : start + BATCH_SIZE] for start in range(0, len(members), BATCH_SIZE)]

@@ -17,7 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from messmail.member_center.v1 import member_center_feed_pb2 as feed
 from messmail.member_center.v1 import member_center_feed_pb2_grpc as feed_grpc
 from send_engine.composing import ListProfile, Recipient
-from send_engine.records import AudienceMember, AudiencePage, DeliveryState
+from send_engine.records import AudiencePage, DeliveryState
 
 _REFUSAL_PREFIX = "REFUSAL_REASON_"
 _OUTCOMES = {
@@ -84,10 +84,8 @@ class Recipients:
                 page_size=size,
             )
         )
-        members = tuple(
-            AudienceMember(UUID(bytes=member.subscription_id), member.recipient_domain) for member in answer.members
-        )
-        return AudiencePage(_datetime(answer.as_of), members, answer.more)
+        domains = list(answer.recipient_domains)
+        return AudiencePage(_datetime(answer.as_of), answer.subscription_ids, domains, answer.more)
 
     def authorize(self, tenant_id: UUID, list_id: UUID, subscription_ids: Sequence[UUID]) -> Consent:
         """Asks who of a group may be mailed now. Raises LIST_NOT_FOUND."""

@@ -163,7 +163,7 @@ class MemberCenter:
                 tenant_id=newsletter.tenant_id, list_id=newsletter.list_id
             )
         )
-        return [member.subscription_id for member in answer.members]
+        return ids_of(answer)
 
     def lease_mails(self, newsletter: Newsletter | None = None) -> list[member_center_feed_pb2.ConfirmationMail]:
         """Leases all mails that are due, and returns those of one newsletter or all."""
@@ -289,3 +289,8 @@ def clock(member_center: MemberCenter) -> Iterator[Callable[[timedelta], None]]:
     """Sets how far the database's clock is ahead, until the test ends."""
     yield member_center.set_clock
     member_center.set_clock(timedelta(0))
+
+
+def ids_of(page: member_center_feed_pb2.ListConfirmedSubscriptionsResponse) -> list[bytes]:
+    """Returns the subscriptions of a page of an audience."""
+    return [page.subscription_ids[start : start + 16] for start in range(0, len(page.subscription_ids), 16)]

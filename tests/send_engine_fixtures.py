@@ -227,12 +227,9 @@ class StandInMemberCenter(member_center_pb2_grpc.MemberCenterServicer, feed_grpc
         later = [one for one in people if one.subscription_id.bytes > request.after]
         answer = feed.ListConfirmedSubscriptionsResponse(more=len(later) > request.page_size)
         answer.as_of.GetCurrentTime()
-        answer.members.extend(
-            feed.AudienceMember(
-                subscription_id=one.subscription_id.bytes, recipient_domain=one.address.rpartition("@")[2]
-            )
-            for one in later[: request.page_size]
-        )
+        page = later[: request.page_size]
+        answer.subscription_ids = b"".join(one.subscription_id.bytes for one in page)
+        answer.recipient_domains.extend(one.address.rpartition("@")[2] for one in page)
         return answer
 
     def AuthorizeRecipients(

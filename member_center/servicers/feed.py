@@ -55,7 +55,7 @@ class MemberCenterFeedServicer(member_center_feed_pb2_grpc.MemberCenterFeedServi
         self, request: pb.ListConfirmedSubscriptionsRequest, context: grpc.ServicerContext
     ) -> pb.ListConfirmedSubscriptionsResponse:
         """Returns a page of the confirmed subscriptions of a list."""
-        as_of, members, more = self._audience.page(
+        page = self._audience.page(
             UUID(request.tenant_id),
             UUID(request.list_id),
             moment(request.as_of) if request.HasField("as_of") else None,
@@ -63,14 +63,10 @@ class MemberCenterFeedServicer(member_center_feed_pb2_grpc.MemberCenterFeedServi
             request.page_size or _PAGE_SIZE,
         )
         return pb.ListConfirmedSubscriptionsResponse(
-            as_of=timestamp(as_of),
-            members=[
-                pb.AudienceMember(
-                    subscription_id=member.subscription_id.bytes, recipient_domain=member.recipient_domain
-                )
-                for member in members
-            ],
-            more=more,
+            as_of=timestamp(page.as_of),
+            subscription_ids=page.subscription_ids,
+            recipient_domains=page.recipient_domains,
+            more=page.more,
         )
 
     def AuthorizeRecipients(

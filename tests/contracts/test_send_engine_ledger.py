@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import hypothesis.strategies as st
 import psycopg
@@ -17,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from send_engine import job_states
 from send_engine.deliveries import BatchLostError, HeldBatch, Ledger, LedgerTerms
 from send_engine.records import (
-    AudienceMember,
+    AudiencePage,
     DeliveryState,
     JobStatus,
     Lane,
@@ -71,9 +73,11 @@ def make_job(
             "INSERT INTO tenant_turns (tenant_id) VALUES (%s) ON CONFLICT DO NOTHING", (tenant_id,)
         )
         send_jobs.set_planning(connection, tenant_id, job_id)
-        parts = [(uuid7(), [AudienceMember(uuid.uuid4(), "x") for _ in range(size)]) for size in sizes]
-        batches.insert_planned(connection, tenant_id, job_id, {batch: len(part) for batch, part in parts})
-        deliveries.insert(connection, tenant_id, parts)
+        planned = {uuid7(): size for size in sizes}
+        batches.insert_planned(connection, tenant_id, job_id, planned)
+        for batch, size in planned.items():
+            page = AudiencePage(datetime.now(UTC), os.urandom(16 * size), ["x"] * size, more=False)
+            deliveries.insert(connection, tenant_id, [batch], size, page)
         job_states.begin_sending(connection, tenant_id, job_id)
     return tenant_id, job_id
 

@@ -229,8 +229,11 @@ class ListConfirmedSubscriptionsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AS_OF_FIELD_NUMBER: _builtins.int
-    MEMBERS_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_IDS_FIELD_NUMBER: _builtins.int
+    RECIPIENT_DOMAINS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
+    subscription_ids: _builtins.bytes
+    """The subscriptions, ordered by id: 16 bytes each, one after the other. There are so many that each is no message."""
     more: _builtins.bool
     """Whether there may be more after the last one."""
     @_builtins.property
@@ -238,49 +241,24 @@ class ListConfirmedSubscriptionsResponse(_message.Message):
         """The time that the audience is as of."""
 
     @_builtins.property
-    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___AudienceMember]:
-        """The subscriptions, ordered by id."""
+    def recipient_domains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The domain of each one's address, in the same order, as an A-label, for pacing."""
 
     def __init__(
         self,
         *,
         as_of: _timestamp_pb2.Timestamp | None = ...,
-        members: _abc.Iterable[Global___AudienceMember] | None = ...,
+        subscription_ids: _builtins.bytes = ...,
+        recipient_domains: _abc.Iterable[_builtins.str] | None = ...,
         more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "members", b"members", "more", b"more"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "more", b"more", "recipient_domains", b"recipient_domains", "subscription_ids", b"subscription_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListConfirmedSubscriptionsResponse: _TypeAlias = ListConfirmedSubscriptionsResponse  # noqa: Y015
-
-@_typing.final
-class AudienceMember(_message.Message):
-    """A confirmed subscription, with no more than planning needs."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
-    RECIPIENT_DOMAIN_FIELD_NUMBER: _builtins.int
-    subscription_id: _builtins.bytes
-    """The subscription, 16 bytes."""
-    recipient_domain: _builtins.str
-    """The domain of the person's address, as an A-label, for pacing."""
-    def __init__(
-        self,
-        *,
-        subscription_id: _builtins.bytes = ...,
-        recipient_domain: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["recipient_domain", b"recipient_domain", "subscription_id", b"subscription_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AudienceMember: _TypeAlias = AudienceMember  # noqa: Y015
 
 @_typing.final
 class AuthorizeRecipientsRequest(_message.Message):
