@@ -35,17 +35,17 @@ class Audience:
 
     def authorize(self, tenant_id: UUID, list_id: UUID, ids: Sequence[bytes]) -> Authorization:
         """Tells who of a group may be mailed now, with fresh links, read in one snapshot not earlier than read_at."""
-        with self._database.tenant(tenant_id) as connection:
-            group = audience_store.read_group(connection, tenant_id, list_id, list(dict.fromkeys(ids)))
-        links, confirmed = self._links, [recipient.subscription_id for recipient in group.confirmed]
+        asked = list(dict.fromkeys(ids))
+        with self._database.brief(tenant_id) as transaction:
+            group = audience_store.read_group(transaction.finish, tenant_id, list_id, asked)
+        links, confirmed = self._links, group.confirmed
         one_click = Link(Purpose.ONE_CLICK, tenant_id, list_id, _NOBODY)
         until = group.read_at + PREFERENCES_LINK_LIFE
         preferences = Link(Purpose.PREFERENCES, tenant_id, list_id, _NOBODY, expires_at=until)
         authorized = set(confirmed)
         return Authorization(
-            read_at=group.read_at,
-            recipients=group.confirmed,
+            group=group,
             one_click_urls=[links.one_click_url(token) for token in links.seal_for_each(one_click, confirmed)],
             preferences_urls=[links.preferences_url(token) for token in links.seal_for_each(preferences, confirmed)],
-            refused=[(each, group.others.get(each)) for each in dict.fromkeys(ids) if each not in authorized],
+            refused=[(each, group.others.get(each)) for each in asked if each not in authorized],
         )

@@ -73,12 +73,13 @@ class Links:
         after = _PAYLOAD_AFTER.pack(link.generation, expires)
         bound, encrypt = _bound(key), key.cipher.encrypt
         nonces = os.urandom(_NONCE_BYTES * len(subscription_ids))
-        tokens = []
+        sealed: list[bytes] = []
         for place, subscription_id in enumerate(subscription_ids):
             nonce = nonces[place * _NONCE_BYTES : (place + 1) * _NONCE_BYTES]
-            sealed = key.id + nonce + encrypt(nonce, before + subscription_id + after, bound)
-            tokens.append(base64.urlsafe_b64encode(sealed).decode())
-        return tokens
+            sealed += key.id, nonce, encrypt(nonce, before + subscription_id + after, bound)
+        # The bytes of a token fill its characters, so many are encoded at once.
+        tokens = base64.urlsafe_b64encode(b"".join(sealed)).decode()
+        return [tokens[start : start + TOKEN_CHARACTERS] for start in range(0, len(tokens), TOKEN_CHARACTERS)]
 
     def open(self, token: str, *purposes: Purpose) -> Link:
         """Returns what a token carries; raises LINK_INVALID unless it was sealed here for one of these purposes."""

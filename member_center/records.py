@@ -287,15 +287,6 @@ class AudiencePage:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipient:
-    """A confirmed subscription at the moment of sending. The id is 16 bytes, preferences the text of a JSON object."""
-
-    subscription_id: bytes
-    address: str = field(repr=False)
-    preferences_json: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class ImportRow:
     """A row of an import. A problem says why its preferences could not be read."""
 
@@ -315,22 +306,26 @@ class Imported:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group of subscriptions as read in one snapshot, not earlier than read_at. others tells their states."""
+    """A group of subscriptions as read in one snapshot, not earlier than read_at; the ids are 16 bytes.
+
+    Of the confirmed, in one order, the ids, addresses and preferences (JSON objects); of the others their states.
+    """
 
     read_at: datetime
-    confirmed: list[Recipient]
+    confirmed: list[bytes]
+    addresses: list[str] = field(repr=False)
+    preferences: list[str] = field(repr=False)
     others: dict[bytes, Status]
 
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
-    """Who of a group may be mailed now, each with a one-click URL and a preferences URL.
+    """Who of a group may be mailed now: the confirmed of it, each with a one-click URL and a preferences URL.
 
     refused tells the state of everybody else; None where there is nobody.
     """
 
-    read_at: datetime
-    recipients: list[Recipient]
+    group: Group
     one_click_urls: list[str] = field(repr=False)
     preferences_urls: list[str] = field(repr=False)
     refused: list[tuple[bytes, Status | None]]

@@ -76,24 +76,26 @@ class MemberCenterFeedServicer(member_center_feed_pb2_grpc.MemberCenterFeedServi
         answer = self._audience.authorize(
             UUID(request.tenant_id), UUID(request.list_id), list(request.subscription_ids)
         )
-        links = zip(answer.recipients, answer.one_click_urls, answer.preferences_urls, strict=True)
-        return pb.AuthorizeRecipientsResponse(
-            read_at=timestamp(answer.read_at),
-            authorized=[
-                pb.AuthorizedRecipient(
-                    subscription_id=recipient.subscription_id,
-                    address=recipient.address,
-                    preferences_json=recipient.preferences_json,
-                    one_click_url=one_click_url,
-                    preferences_url=preferences_url,
-                )
-                for recipient, one_click_url, preferences_url in links
-            ],
+        group = answer.group
+        told = pb.AuthorizeRecipientsResponse(
+            read_at=timestamp(group.read_at),
             refused=[
                 pb.RefusedRecipient(subscription_id=subscription_id, reason=_REFUSALS[status])
                 for subscription_id, status in answer.refused
             ],
         )
+        columns = group.confirmed, group.addresses, group.preferences, answer.one_click_urls, answer.preferences_urls
+        # Made in its place, a message costs half of one that is made and then copied into the list.
+        add = told.authorized.add
+        for subscription_id, address, preferences, one_click_url, preferences_url in zip(*columns, strict=True):
+            add(
+                subscription_id=subscription_id,
+                address=address,
+                preferences_json=preferences,
+                one_click_url=one_click_url,
+                preferences_url=preferences_url,
+            )
+        return told
 
     def LeaseConfirmationMails(
         self, request: pb.LeaseConfirmationMailsRequest, context: grpc.ServicerContext
