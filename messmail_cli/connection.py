@@ -18,7 +18,7 @@ import structlog
 import typer
 
 from messmail.member_center.v1 import member_center_admin_pb2_grpc
-from messmail.send_engine.v1 import send_engine_pb2_grpc
+from messmail.send_engine.v1 import send_engine_admin_pb2_grpc, send_engine_pb2_grpc
 from messmail_cli.failures import CommandFailed
 from messmail_cli.printing import Answer, print_answer
 from messmail_cli.stack_file import read_stack_file
@@ -84,6 +84,12 @@ class Installation:
         """The public face of Send Engine."""
         address = _given(self.send_engine, "MESSMAIL_SEND_ENGINE")
         return send_engine_pb2_grpc.SendEngineStub(open_internal_channel(address, self._tokens))
+
+    @cached_property
+    def send_engine_admin(self) -> send_engine_admin_pb2_grpc.SendEngineAdminStub:
+        """The operator's face of Send Engine."""
+        address = _given(self.send_engine, "MESSMAIL_SEND_ENGINE")
+        return send_engine_admin_pb2_grpc.SendEngineAdminStub(open_internal_channel(address, self._tokens))
 
     @cached_property
     def _tokens(self) -> AccessTokens:

@@ -11,6 +11,7 @@ composing/     mails as bytes
 esp/           handing mails to the provider
 esp_accounts   whose mail leaves through which relay
 pacing         how many rows are sent at a time, and which have to wait
+send_limits    limits on mails a second, as an operator sets and sees them
 permits        what limits and throttled domains allow this worker now
 throttles      which replies ask us to slow down
 account_flow   how an ESP account takes mail: how many at a time, and whether at all

@@ -14,8 +14,9 @@ from messmail.send_engine.v1 import send_engine_admin_pb2_grpc as admin_grpc
 from messmail.send_engine.v1 import send_engine_pb2 as pb
 from messmail.send_engine.v1 import send_engine_pb2_grpc
 from send_engine.esp_accounts import EspAccountAdmin
-from send_engine.records import CountedJob, UnknownPolicy
+from send_engine.records import OPERATOR, CountedJob, LimitScope, SendLimit, UnknownPolicy
 from send_engine.send_jobs import SendJobs, Wish
+from send_engine.send_limits import SendLimits
 from servicekit.access import caller
 from servicekit.errors import MessmailError, Reason, invalid_field
 
@@ -23,6 +24,13 @@ _POLICIES = {
     pb.UNKNOWN_POLICY_UNSPECIFIED: UnknownPolicy.RESEND,
     pb.UNKNOWN_POLICY_RESEND: UnknownPolicy.RESEND,
     pb.UNKNOWN_POLICY_HOLD: UnknownPolicy.HOLD,
+}
+
+
+_SCOPES = {
+    admin_pb.SEND_LIMIT_SCOPE_TENANT: LimitScope.TENANT,
+    admin_pb.SEND_LIMIT_SCOPE_ESP_ACCOUNT: LimitScope.ESP_ACCOUNT,
+    admin_pb.SEND_LIMIT_SCOPE_DOMAIN: LimitScope.DOMAIN,
 }
 
 
@@ -86,8 +94,9 @@ class SendEngineServicer(send_engine_pb2_grpc.SendEngineServicer):
 class SendEngineAdminServicer(admin_grpc.SendEngineAdminServicer):
     """Serves SendEngineAdmin. Without master keys, credentials cannot be kept, so no account can be set."""
 
-    def __init__(self, accounts: EspAccountAdmin | None) -> None:
+    def __init__(self, accounts: EspAccountAdmin | None, limits: SendLimits) -> None:
         self._accounts = accounts
+        self._limits = limits
 
     def SetEspAccount(
         self, request: admin_pb.SetEspAccountRequest, context: grpc.ServicerContext
@@ -105,6 +114,24 @@ class SendEngineAdminServicer(admin_grpc.SendEngineAdminServicer):
         relay = self._admin().relay(UUID(request.tenant_id))
         return admin_pb.GetEspAccountResponse(
             account=admin_pb.EspAccount(tenant_id=str(UUID(request.tenant_id)), relay=relay)
+        )
+
+    def SetSendLimit(
+        self, request: admin_pb.SetSendLimitRequest, context: grpc.ServicerContext
+    ) -> admin_pb.SetSendLimitResponse:
+        """Sets a limit."""
+        limit = self._limits.set(
+            _owner(request.tenant_id), _SCOPES[request.scope], request.domain, request.mails_per_second or None
+        )
+        return admin_pb.SetSendLimitResponse(limit=_limit(request.tenant_id, limit))
+
+    def ListSendLimits(
+        self, request: admin_pb.ListSendLimitsRequest, context: grpc.ServicerContext
+    ) -> admin_pb.ListSendLimitsResponse:
+        """Lists limits."""
+        page = self._limits.page(_owner(request.tenant_id), request.page_size, request.page_token)
+        return admin_pb.ListSendLimitsResponse(
+            limits=[_limit(request.tenant_id, limit) for limit in page.limits], next_page_token=page.next_page_token
         )
 
     def _admin(self) -> EspAccountAdmin:
@@ -148,6 +175,20 @@ def _message(counted: CountedJob) -> pb.SendJob:
         created_at=_timestamp(job.created_at),
         started_at=None if job.started_at is None else _timestamp(job.started_at),
         ended_at=None if job.ended_at is None else _timestamp(job.ended_at),
+    )
+
+
+def _owner(tenant_id: str) -> UUID:
+    return UUID(tenant_id) if tenant_id else OPERATOR
+
+
+def _limit(tenant_id: str, limit: SendLimit) -> admin_pb.SendLimit:
+    return admin_pb.SendLimit(
+        tenant_id=str(UUID(tenant_id)) if tenant_id else "",
+        scope=admin_pb.SendLimitScope.Value(f"SEND_LIMIT_SCOPE_{limit.scope.name}"),
+        domain=limit.domain,
+        mails_per_second=limit.rate or 0,
+        slowed_to=limit.slowed_to or 0,
     )
 
 

@@ -19,7 +19,7 @@ from servicekit.errors import MessmailError
 
 SWEEP_SECONDS = 0.5
 # A ring that no run followed after this long counts as lost.
-HEARD_SECONDS = 5.0
+HEARD_SECONDS = 1.0
 _LONGEST_REST_SECONDS = 2.0
 
 _log = structlog.get_logger()

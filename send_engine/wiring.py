@@ -31,6 +31,7 @@ from send_engine.planning import Planning
 from send_engine.recipients import Recipients
 from send_engine.records import Lane
 from send_engine.send_jobs import SendJobs
+from send_engine.send_limits import SendLimits
 from send_engine.sending import Sending
 from send_engine.servicer import SendEngineAdminServicer, SendEngineServicer
 from send_engine.smtp_settings import SmtpSettings
@@ -112,7 +113,7 @@ def start(settings: ServiceSettings) -> RunningServer:
         Service(
             "messmail.send_engine.v1.SendEngineAdmin",
             lambda server: send_engine_admin_pb2_grpc.add_SendEngineAdminServicer_to_server(
-                SendEngineAdminServicer(accounts), server
+                SendEngineAdminServicer(accounts, SendLimits(database)), server
             ),
         ),
     ]
