@@ -48,7 +48,7 @@ def change(
         int | None, typer.Option(min=0, help="Calls of one OAuth client with a token.")
     ] = None,
 ) -> Answer:
-    """Set limits on requests; what is left out keeps its value. In force everywhere within five seconds. 0 allows nothing."""
+    """Set limits on requests; what is left out keeps its value. In force within five seconds. 0 allows nothing."""
     request = admin_pb2.SetLimitsRequest(
         tenant_id=tenant,
         list_id=list_id,
@@ -73,7 +73,7 @@ def set_sending(
     tenant: Annotated[str, typer.Option(help="The tenant. Left out: the installation's ESP account.")] = "",
     domain: Annotated[str, typer.Option(help="The recipient domain, for --scope domain.")] = "",
 ) -> Answer:
-    """Limit the newsletter mails a second of a tenant, over an ESP account or to a domain. In force within two seconds."""
+    """Limit newsletter mails a second of a tenant, over an ESP account or to a domain. In force within 2 seconds."""
     request = send_pb2.SetSendLimitRequest(
         tenant_id=tenant, scope=_scope(scope), domain=domain, mails_per_second=mails_per_second
     )
