@@ -99,8 +99,10 @@ class Ledger:
         claimed_at = time.monotonic()
         with self._database.dispatch() as connection:
             claim = batches.claim(connection, lane, self._terms.worker, self._terms.lease_seconds)
+        if claim is None:
+            return None
         reached("claimed")
-        return None if claim is None else HeldBatch(self._database, self._terms, claim, claimed_at)
+        return HeldBatch(self._database, self._terms, claim, claimed_at)
 
     def count_due(self, lane: Lane, most: int) -> int:
         """Counts batches of a lane that could be claimed now, up to most."""

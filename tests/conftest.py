@@ -13,12 +13,22 @@ import pytest
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
-# marker → the programs of which one is enough
+# Where Debian's package libfaketime puts the library, on either kind of machine.
+FAKETIME = tuple(f"/usr/lib/{machine}-linux-gnu/faketime/libfaketimeMT.so.1" for machine in ("x86_64", "aarch64"))
+# marker → the programs, or files, of which one is enough
 EXTRAS = {
     "browser": ("chromium", "chromium-browser", "google-chrome"),
     "curl": ("curl",),
+    "faketime": FAKETIME,
 }
-MISSING = {marker: programs[0] for marker, programs in EXTRAS.items() if not any(map(shutil.which, programs))}
+
+
+def is_there(program: str) -> bool:
+    """Tells whether this machine has a program or a file."""
+    return shutil.which(program) is not None or os.path.exists(program)
+
+
+MISSING = {marker: programs[0] for marker, programs in EXTRAS.items() if not any(map(is_there, programs))}
 
 # The machine is shared by every worker, so how long one example takes says nothing; a failure prints what repeats it.
 hypothesis.settings.register_profile("messmail", deadline=None, print_blob=True)

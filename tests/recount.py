@@ -91,15 +91,19 @@ class Ledger:
         with psycopg.connect(f"{self._server}/{database}") as connection:
             return connection.execute(query.encode(), arguments).fetchall()
 
-    def marked(self, job_id: str) -> set[uuid.UUID]:
-        """Returns the subscriptions of the job that are marked as sending and not yet recorded: those in flight."""
+    def marked(self, job_id: str, worker: str | None = None) -> set[uuid.UUID]:
+        """Returns the subscriptions of the job that are marked as sending and not yet recorded: those in flight.
+
+        Of every worker, or of the one that the ledger knows by that name.
+        """
         return {
             row[0]
             for row in self.rows(
                 "SELECT d.subscription_id FROM batches b JOIN deliveries d ON d.tenant_id = b.tenant_id"
                 " AND d.batch_id = b.id AND d.ordinal >= b.recorded_until AND d.ordinal < b.marked_until"
-                " WHERE b.job_id = %s AND b.status <> 'closed'",
+                " WHERE b.job_id = %s AND b.status <> 'closed' AND b.worker = coalesce(%s, b.worker)",
                 job_id,
+                worker,
             )
         }
 

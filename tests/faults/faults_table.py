@@ -1,0 +1,84 @@
+"""How many faults a run makes, and the table of what came of them.
+
+`make faults` asks for the full counts of the claims, or for a share of them; `make test` for a few. Each test hands in
+one row; the rows are printed at the end, and written into docs/reliability.md when that was asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pytest
+
+PROPERTY = "messmail-fault"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
+_BEGIN, _END = "<!-- faults: written by make faults -->", "<!-- faults: end -->"
+_HEAD = ("claim", "fault", "asked", "made", "lost", "duplicates", "bound", "unknown", "recovered within")
+
+
+@dataclass(frozen=True)
+class FaultRow:
+    """What came of one kind of fault. recovery is in seconds, None where it says nothing."""
+
+    claim: str
+    fault: str
+    asked: int
+    made: int
+    lost: int
+    duplicates: int
+    bound: int
+    unknown: int
+    recovery: float | None = None
+
+    def cells(self) -> list[str]:
+        """Returns the cells of the table's row."""
+        recovery = "" if self.recovery is None else f"{self.recovery:.1f} s"
+        numbers = (self.asked, self.made, self.lost, self.duplicates, self.bound, self.unknown)
+        return [self.claim, self.fault, *(f"{number:,}" for number in numbers), recovery]
+
+
+def share() -> float | None:
+    """Returns which share of the full counts was asked for; None for a short run."""
+    asked = os.environ.get("MESSMAIL_FAULTS_SHARE")
+    return float(asked) if asked else None
+
+
+def runs(full: int, short: int) -> int:
+    """Returns how many faults are to be made of those a claim asks for."""
+    part = share()
+    return short if part is None else max(short, round(full * part))
+
+
+def hand_in(record_property: object, row: FaultRow) -> None:
+    """Puts a row into the table."""
+    assert callable(record_property)
+    record_property(PROPERTY, json.dumps(asdict(row)))
+
+
+def rows_of(reports: Sequence[pytest.TestReport]) -> list[FaultRow]:
+    """Returns the rows of the tests that handed one in, in the order of their claims."""
+    found = [
+        FaultRow(**json.loads(str(value)))
+        for report in reports
+        for name, value in report.user_properties
+        if name == PROPERTY
+    ]
+    return sorted(found, key=lambda row: (row.claim[0], int(row.claim[1:].partition(" ")[0]), row.fault))
+
+
+def as_markdown(rows: Sequence[FaultRow]) -> str:
+    """Returns the table."""
+    lines = [_HEAD, ("---", "---", *["--:"] * (len(_HEAD) - 2)), *(row.cells() for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def write(rows: Sequence[FaultRow], said: str) -> None:
+    """Writes the table, and a line about the run, into the document."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    before, _, rest = text.partition(_BEGIN)
+    after = rest.partition(_END)[2]
+    DOCUMENT.write_text(f"{before}{_BEGIN}\n\n{said}\n\n{as_markdown(rows)}\n\n{_END}{after}", encoding="utf-8")
