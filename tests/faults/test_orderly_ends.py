@@ -25,29 +25,8 @@ def test_a_worker_that_comes_back_from_the_dead_writes_nothing_and_begins_no_mai
 ) -> None:
     asked = 5
     zombies = runs(asked, 1)
-    lost, duplicates, bound, late = 0, 0, 0, 0
-    for _ in range(zombies):
-        ground.sink.slow_down(0.05)
-        with ground.crew(workers=1) as crew, ground.job(600) as job:
-            (zombie,) = crew.running()
-            job.wait_sent(50)
-            zombie.send(signal.SIGSTOP)
-            wait_until(lambda: is_stopped(zombie), "the stop")
-            assert job.fault(zombie) > 0, "the worker was stopped between two groups"
-            time.sleep(3 * LEASE_SECONDS)
-            ground.sink.script()
-            crew.start()
-            job.wait_completed()
-            before, mails = ledger_of(ground, job.id), sum(ground.sink.deliveries().values())
-            zombie.send(signal.SIGCONT)
-            wait_until(lambda: zombie.has_logged("batch.lost"), "the zombie's discovery")
-            zombie.send(signal.SIGTERM)
-            assert zombie.wait_end(END_SECONDS) == 0
-            late += sum(ground.sink.deliveries().values()) - mails
-            assert ledger_of(ground, job.id) == before, "the fence keeps what it writes out"
-            counted = job.recount()
-            assert set(counted.doubled) <= job.in_flight
-            lost, duplicates, bound = lost + len(counted.lost), duplicates + counted.duplicates, bound + job.bound
+    done = [zombie(ground) for _ in range(zombies)]
+    lost, duplicates, bound, late = (sum(numbers) for numbers in zip(*done, strict=True))
     hand_in(
         record_property,
         FaultRow("D10", "worker stopped for 3 leases, then continued", asked, zombies, lost, duplicates, bound, 0),
@@ -55,6 +34,34 @@ def test_a_worker_that_comes_back_from_the_dead_writes_nothing_and_begins_no_mai
     assert lost == 0
     assert duplicates <= bound
     assert late <= CONNECTIONS * zombies
+
+
+def zombie(ground: ProvingGround) -> tuple[int, int, int, int]:
+    """Stops a worker until another has done its work, and lets it go on.
+
+    Returns how many were lost, doubled and marked when it was stopped, and how many mails came after it went on.
+    """
+    ground.sink.slow_down(0.05)
+    with ground.crew(workers=1) as crew, ground.job(600) as job:
+        (stopped,) = crew.running()
+        job.wait_sent(50)
+        stopped.send(signal.SIGSTOP)
+        wait_until(lambda: is_stopped(stopped), "the stop")
+        assert job.fault(stopped) > 0, "the worker was stopped between two groups"
+        time.sleep(3 * LEASE_SECONDS)
+        ground.sink.script()
+        crew.start()
+        job.wait_completed()
+        before, mails = ledger_of(ground, job.id), sum(ground.sink.deliveries().values())
+        stopped.send(signal.SIGCONT)
+        wait_until(lambda: stopped.has_logged("batch.lost"), "the zombie's discovery")
+        stopped.send(signal.SIGTERM)
+        assert stopped.wait_end(END_SECONDS) == 0
+        late = sum(ground.sink.deliveries().values()) - mails
+        assert ledger_of(ground, job.id) == before, "the fence keeps what it writes out"
+        counted = job.recount()
+    assert set(counted.doubled) <= job.in_flight
+    return len(counted.lost), counted.duplicates, job.bound, late
 
 
 def test_a_worker_that_is_asked_to_end_ends_in_time_and_doubles_nobody(
@@ -82,8 +89,8 @@ def test_a_worker_that_is_asked_to_end_ends_in_time_and_doubles_nobody(
     hand_in(
         record_property,
         FaultRow(
-            *("D11", f"worker asked to end (took at most {slowest:.1f} s)", asked, ends),
-            *(len(counted.lost), counted.duplicates, 0, counted.states["unknown"], job.slowest_recovery()),
+            *("D11", f"worker asked to end (took at most {slowest:.1f} s)", asked, ends, len(counted.lost)),
+            *(counted.duplicates, 0, counted.states["unknown"], job.slowest_recovery()),
         ),
     )
     assert (counted.lost, counted.duplicates) == ([], 0)
