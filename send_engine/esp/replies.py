@@ -171,6 +171,6 @@ def _category_of_code(code: int, phase: Phase) -> Category:
         return Category.network
     if phase is Phase.rcpt:
         return Category.policy if code == 554 else Category.mailbox
-    if phase in {Phase.data, Phase.final_dot}:
-        return Category.content if code in {552, 554} else Category.policy
+    if code == 552 or (code == 554 and phase in {Phase.data, Phase.final_dot}):  # RFC 1870: also to MAIL's SIZE.
+        return Category.content
     return Category.policy
