@@ -10,6 +10,7 @@ import re
 import unicodedata
 from datetime import datetime
 from email.utils import format_datetime
+from functools import lru_cache
 
 import idna
 
@@ -185,6 +186,7 @@ def check_delivery_id(delivery_id: str) -> None:
         raise ContentError("delivery_id", "has characters an id may not have")
 
 
+@lru_cache(maxsize=1024)
 def ascii_domain(field: str, domain: str) -> str:
     """Returns the domain as A-labels. Raises ContentError when it is none."""
     try:
