@@ -20,7 +20,7 @@ help: ## this list
 
 # ---- running it
 
-.PHONY: demo up bench bench-send
+.PHONY: demo up bench bench-send bench-distance
 demo: $(READY) ## start everything and walk the guide's seven steps with 1,000 members (ARGS=--once to end after it)
 	$(BIN)/messmail demo $(ARGS)
 
@@ -32,6 +32,9 @@ bench: $(READY) ## measure requests per second against bare inserts on the same 
 
 bench-send: $(READY) ## measure mails per second of a whole send job against Postfix's smtp-source (ARGS="--members 20000 …")
 	$(BIN)/python -m bench.send $(ARGS)
+
+bench-distance: $(READY) ## measure mails per second over one connection of 50 ms round-trip time against aiosmtplib
+	$(BIN)/python -m bench.distance $(ARGS)
 
 # ---- checking it
 

@@ -1,5 +1,6 @@
 """Measurements. Each prints ratios against a baseline of the same run and saves them under bench/results/.
 
+distance     `make bench-distance`: one SMTP connection over 50 ms against aiosmtplib's
 http_load    a small closed-loop HTTP client: as many requests as a number of connections can carry
 installation a whole installation to measure, started by `messmail up`
 machine      what machine a result comes from
