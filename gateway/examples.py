@@ -22,6 +22,10 @@ _VALUES: dict[str, Any] = {
     "states": ["unknown"],
     "outcome": "sent",
     "id": _UUID,
+    "idempotency_key": "d3b07384-d9a0-4c9b-8f8e-3f1f6c1f0b5a",
+    "states": ["failed"],
+    "outcome": "sent",
+    "all": True,
 }
 
 

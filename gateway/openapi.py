@@ -89,13 +89,14 @@ def _operation(route: Route, schemas: Schemas) -> dict[str, Any]:
 def _parameters(route: Route, schemas: Schemas) -> list[dict[str, Any]]:
     parameters = []
     for field in route.rpc.input_type.fields:
+        header = route.header_fields.get(field.name)
         in_path = field.name in route.path_fields
-        if not in_path and (not can_be_text(field) or (route.has_body and not route.face.query_with_body)):
+        if not (in_path or header) and (not can_be_text(field) or (route.has_body and not route.face.query_with_body)):
             continue
         schema = schemas.field(field, is_request=True)
         parameter = {
-            "name": field.name,
-            "in": "path" if in_path else "query",
+            "name": header or field.name,
+            "in": "path" if in_path else "header" if header else "query",
             "required": in_path or (is_required(field) and not route.has_body),
             "description": schema.pop("description", ""),
             "schema": schema,
@@ -112,7 +113,7 @@ def _body(route: Route, schemas: Schemas) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for media_type in accepted_types(route):
         if media_type == JSON:
-            schema = schemas.request(message, route.path_fields, all_optional=elsewhere)
+            schema = schemas.request(message, (*route.path_fields, *route.header_fields), all_optional=elsewhere)
         else:
             ignored = tuple(face.ignored_form_fields)
             schema = schemas.form(message, ignored, is_open=face.oauth, all_optional=elsewhere)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from google.api import annotations_pb2, http_pb2
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 
 from messmail.options.v1 import options_pb2
@@ -39,6 +39,11 @@ class Route:
     def path_fields(self) -> tuple[str, ...]:
         """The request's fields that the path carries."""
         return tuple(_VARIABLE.findall(self.template))
+
+    @property
+    def header_fields(self) -> dict[str, str]:
+        """The request's fields that a header carries, and the name of that header."""
+        return {each.field: each.header for each in self.face.header_fields}
 
     @property
     def safe(self) -> bool:
@@ -80,6 +85,12 @@ def _route(rpc: MethodDescriptor, face: options_pb2.HttpFace, rule: http_pb2.Htt
     template = getattr(rule, pattern)
     if "{" in _VARIABLE.sub("", template):
         raise ValueError(f"{rpc.full_name}: only {{field}} is understood in a path, not {template}")
+    for each in face.header_fields:
+        field = rpc.input_type.fields_by_name.get(each.field)
+        if field is None or field.type != FieldDescriptor.TYPE_STRING:
+            raise ValueError(
+                f"{rpc.full_name}: {each.field}, which a header shall carry, is not a string of the request"
+            )
     return Route(pattern.upper(), template, rpc, face, rule.body == "*", rule.response_body)
 
 

@@ -139,6 +139,8 @@ def _bounds(field: FieldDescriptor) -> Schema:
     # A text of so many bytes never has more characters.
     if rules.string.max_len or rules.string.max_bytes:
         bounds["maxLength"] = rules.string.max_len or rules.string.max_bytes
+    if rules.string.pattern:
+        bounds["pattern"] = rules.string.pattern
     if rules.uint32.HasField("lte"):
         bounds["maximum"] = rules.uint32.lte
     examples = list(rules.string.example)

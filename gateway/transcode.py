@@ -1,6 +1,6 @@
 """A whole HTTP request into one message of the contract, and its answer back into JSON.
 
-Path, query, body and HTTP Basic each fill their fields; no field may come from two of them.
+Path, query, body, HTTP Basic and some headers each fill their fields; no field may come from two of them.
 """
 
 from __future__ import annotations
@@ -51,10 +51,26 @@ class RequestReader:
         if route.face.oauth and "authorization" in request.headers:
             sources.append(_read_basic(request.headers["authorization"], message))
         violations += _given_twice(sources)
+        violations += self._read_headers(request, message, sources)
         if violations:
             told = violations[:MAX_VIOLATIONS]
             raise MessmailError(Reason.ERROR_REASON_INVALID_FIELD, _summary(told), violations=told)
         return message
+
+    def _read_headers(
+        self, request: HttpRequest, message: Any, sources: list[Mapping[str, object]]
+    ) -> list[FieldViolation]:
+        """Puts the headers that carry fields into them; these fields come from nowhere else."""
+        wrong = []
+        for field, header in self._route.header_fields.items():
+            if any(field in source for source in sources):
+                wrong.append(FieldViolation(field, f"send it as the header {header}"))
+            text = request.headers.get(header.lower())
+            if text is not None and not (text and text.isascii() and text.isprintable()):
+                wrong.append(FieldViolation(header, "must be printable ASCII, and not empty"))
+            elif text is not None:
+                setattr(message, field, text)
+        return wrong
 
     async def _read_body(
         self, request: HttpRequest, message: Message, violations: list[FieldViolation]

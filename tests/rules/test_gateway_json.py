@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -42,6 +43,12 @@ JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
 STRUCTS = st.dictionaries(TEXT, JSON_VALUES, max_size=4).map(lambda value: ParseDict(value, Struct()))
 # The years 1 to 9999, which is what RFC 3339 can write.
 TIMESTAMPS = st.builds(Timestamp, seconds=st.integers(-62135596800, 253402300799), nanos=st.integers(0, 999_999_999))
+DURATIONS = st.builds(Duration, seconds=st.integers(0, 315_576_000_000), nanos=st.integers(0, 999_999_999))
+WELL_KNOWN = {
+    "google.protobuf.Struct": STRUCTS,
+    "google.protobuf.Timestamp": TIMESTAMPS,
+    "google.protobuf.Duration": DURATIONS,
+}
 
 
 def messages(descriptor: Descriptor) -> st.SearchStrategy[Message]:
@@ -58,9 +65,8 @@ def values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
 
 def single_values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
     if field.message_type is not None:
-        known = {"google.protobuf.Struct": STRUCTS, "google.protobuf.Timestamp": TIMESTAMPS}
         name = field.message_type.full_name
-        return known[name] if name in known else messages(field.message_type)
+        return WELL_KNOWN[name] if name in WELL_KNOWN else messages(field.message_type)
     if field.enum_type is not None:
         return st.sampled_from([value.number for value in field.enum_type.values])
     return {

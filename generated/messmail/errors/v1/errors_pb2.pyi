@@ -95,6 +95,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Something went wrong that is not the caller's fault. The request id finds it in the log."""
     ERROR_REASON_REQUEST_TIMEOUT: _ErrorReason.ValueType  # 31
     """The body of the request did not arrive in time, so nothing was done. Send it again."""
+    ERROR_REASON_SEND_JOB_WRONG_STATE: _ErrorReason.ValueType  # 32
+    """The send job is in a state in which the call makes no sense, for example a pause before it is sending. Metadata:
+    status.
+    """
+    ERROR_REASON_IDEMPOTENCY_KEY_REUSED: _ErrorReason.ValueType  # 33
+    """The idempotency key came with another request before. Send the same request again, or a new key."""
+    ERROR_REASON_IDEMPOTENCY_KEY_IN_USE: _ErrorReason.ValueType  # 34
+    """A request with the same idempotency key is being carried out at this moment. Retry-After says when to try again."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a request was refused."""
@@ -163,6 +171,14 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 30
 """Something went wrong that is not the caller's fault. The request id finds it in the log."""
 ERROR_REASON_REQUEST_TIMEOUT: ErrorReason.ValueType  # 31
 """The body of the request did not arrive in time, so nothing was done. Send it again."""
+ERROR_REASON_SEND_JOB_WRONG_STATE: ErrorReason.ValueType  # 32
+"""The send job is in a state in which the call makes no sense, for example a pause before it is sending. Metadata:
+status.
+"""
+ERROR_REASON_IDEMPOTENCY_KEY_REUSED: ErrorReason.ValueType  # 33
+"""The idempotency key came with another request before. Send the same request again, or a new key."""
+ERROR_REASON_IDEMPOTENCY_KEY_IN_USE: ErrorReason.ValueType  # 34
+"""A request with the same idempotency key is being carried out at this moment. Retry-After says when to try again."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -72,6 +72,7 @@ class HttpFace(_message.Message):
     QUERY_WITH_BODY_FIELD_NUMBER: _builtins.int
     IGNORED_FORM_FIELDS_FIELD_NUMBER: _builtins.int
     MAX_BODY_BYTES_FIELD_NUMBER: _builtins.int
+    HEADER_FIELDS_FIELD_NUMBER: _builtins.int
     internal: _builtins.bool
     """Whether the RPC is meant for gRPC callers only, and so has no route."""
     form_body: _builtins.bool
@@ -98,6 +99,10 @@ class HttpFace(_message.Message):
     def ignored_form_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Form fields that a body may carry and that mean nothing, for example "List-Unsubscribe" (RFC 8058)."""
 
+    @_builtins.property
+    def header_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeaderField]:
+        """Fields of the request that HTTP carries in a header of their own, and nowhere else."""
+
     def __init__(
         self,
         *,
@@ -111,14 +116,41 @@ class HttpFace(_message.Message):
         query_with_body: _builtins.bool = ...,
         ignored_form_fields: _abc.Iterable[_builtins.str] | None = ...,
         max_body_bytes: _builtins.int = ...,
+        header_fields: _abc.Iterable[Global___HeaderField] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_location", b"created_location", "form_body", b"form_body", "ignored_form_fields", b"ignored_form_fields", "internal", b"internal", "json_body", b"json_body", "max_body_bytes", b"max_body_bytes", "no_store", b"no_store", "oauth", b"oauth", "page", b"page", "query_with_body", b"query_with_body"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_location", b"created_location", "form_body", b"form_body", "header_fields", b"header_fields", "ignored_form_fields", b"ignored_form_fields", "internal", b"internal", "json_body", b"json_body", "max_body_bytes", b"max_body_bytes", "no_store", b"no_store", "oauth", b"oauth", "page", b"page", "query_with_body", b"query_with_body"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HttpFace: _TypeAlias = HttpFace  # noqa: Y015
+
+@_typing.final
+class HeaderField(_message.Message):
+    """A field of a request that HTTP carries in a header."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    header: _builtins.str
+    """The header's name as it is usually written, for example "Idempotency-Key"."""
+    field: _builtins.str
+    """The field, a string, for example "idempotency_key"."""
+    def __init__(
+        self,
+        *,
+        header: _builtins.str = ...,
+        field: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeaderField: _TypeAlias = HeaderField  # noqa: Y015
 
 ACCESS_FIELD_NUMBER: _builtins.int
 HTTP_FACE_FIELD_NUMBER: _builtins.int

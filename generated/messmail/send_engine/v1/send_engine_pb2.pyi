@@ -5,6 +5,7 @@ The public face of Send Engine: send jobs."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -88,6 +89,106 @@ SEND_JOB_STATUS_FAILED: SendJobStatus.ValueType  # 7
 """Its audience could not be had."""
 Global___SendJobStatus: _TypeAlias = SendJobStatus  # noqa: Y015
 
+class _RetriedState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RetriedStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RetriedState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RETRIED_STATE_UNSPECIFIED: _RetriedState.ValueType  # 0
+    """Not said. Refused."""
+    RETRIED_STATE_FAILED: _RetriedState.ValueType  # 1
+    """Those that failed."""
+    RETRIED_STATE_UNKNOWN: _RetriedState.ValueType  # 2
+    """Those whose fate is unknown: some of them may get the mail twice."""
+
+class RetriedState(_RetriedState, metaclass=_RetriedStateEnumTypeWrapper):
+    """Which deliveries are sent again."""
+
+RETRIED_STATE_UNSPECIFIED: RetriedState.ValueType  # 0
+"""Not said. Refused."""
+RETRIED_STATE_FAILED: RetriedState.ValueType  # 1
+"""Those that failed."""
+RETRIED_STATE_UNKNOWN: RetriedState.ValueType  # 2
+"""Those whose fate is unknown: some of them may get the mail twice."""
+Global___RetriedState: _TypeAlias = RetriedState  # noqa: Y015
+
+class _ResolvedOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ResolvedOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResolvedOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RESOLVED_OUTCOME_UNSPECIFIED: _ResolvedOutcome.ValueType  # 0
+    """Not said. Refused."""
+    RESOLVED_OUTCOME_SENT: _ResolvedOutcome.ValueType  # 1
+    """The ESP has taken the mail."""
+    RESOLVED_OUTCOME_FAILED: _ResolvedOutcome.ValueType  # 2
+    """The ESP has not taken the mail."""
+
+class ResolvedOutcome(_ResolvedOutcome, metaclass=_ResolvedOutcomeEnumTypeWrapper):
+    """What became of a delivery whose fate was unknown."""
+
+RESOLVED_OUTCOME_UNSPECIFIED: ResolvedOutcome.ValueType  # 0
+"""Not said. Refused."""
+RESOLVED_OUTCOME_SENT: ResolvedOutcome.ValueType  # 1
+"""The ESP has taken the mail."""
+RESOLVED_OUTCOME_FAILED: ResolvedOutcome.ValueType  # 2
+"""The ESP has not taken the mail."""
+Global___ResolvedOutcome: _TypeAlias = ResolvedOutcome  # noqa: Y015
+
+class _DeliveryState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeliveryStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeliveryState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DELIVERY_STATE_UNSPECIFIED: _DeliveryState.ValueType  # 0
+    """Not said: any."""
+    DELIVERY_STATE_PENDING: _DeliveryState.ValueType  # 1
+    """Not begun."""
+    DELIVERY_STATE_CLAIMED: _DeliveryState.ValueType  # 2
+    """Taken by a worker."""
+    DELIVERY_STATE_SENDING: _DeliveryState.ValueType  # 3
+    """Marked as being sent."""
+    DELIVERY_STATE_DEFERRED: _DeliveryState.ValueType  # 4
+    """Put off; tried again later."""
+    DELIVERY_STATE_SENT: _DeliveryState.ValueType  # 5
+    """Taken by the ESP."""
+    DELIVERY_STATE_FAILED: _DeliveryState.ValueType  # 6
+    """Refused by the ESP for good, or not sendable."""
+    DELIVERY_STATE_SUPPRESSED: _DeliveryState.ValueType  # 7
+    """Not sent, because the person may not be mailed."""
+    DELIVERY_STATE_CANCELLED: _DeliveryState.ValueType  # 8
+    """Not sent, because the job was cancelled."""
+    DELIVERY_STATE_UNKNOWN: _DeliveryState.ValueType  # 9
+    """Handed over without an answer, and held."""
+
+class DeliveryState(_DeliveryState, metaclass=_DeliveryStateEnumTypeWrapper):
+    """The state of a delivery."""
+
+DELIVERY_STATE_UNSPECIFIED: DeliveryState.ValueType  # 0
+"""Not said: any."""
+DELIVERY_STATE_PENDING: DeliveryState.ValueType  # 1
+"""Not begun."""
+DELIVERY_STATE_CLAIMED: DeliveryState.ValueType  # 2
+"""Taken by a worker."""
+DELIVERY_STATE_SENDING: DeliveryState.ValueType  # 3
+"""Marked as being sent."""
+DELIVERY_STATE_DEFERRED: DeliveryState.ValueType  # 4
+"""Put off; tried again later."""
+DELIVERY_STATE_SENT: DeliveryState.ValueType  # 5
+"""Taken by the ESP."""
+DELIVERY_STATE_FAILED: DeliveryState.ValueType  # 6
+"""Refused by the ESP for good, or not sendable."""
+DELIVERY_STATE_SUPPRESSED: DeliveryState.ValueType  # 7
+"""Not sent, because the person may not be mailed."""
+DELIVERY_STATE_CANCELLED: DeliveryState.ValueType  # 8
+"""Not sent, because the job was cancelled."""
+DELIVERY_STATE_UNKNOWN: DeliveryState.ValueType  # 9
+"""Handed over without an answer, and held."""
+Global___DeliveryState: _TypeAlias = DeliveryState  # noqa: Y015
+
 @_typing.final
 class CreateSendJobRequest(_message.Message):
     """Makes a send job."""
@@ -103,6 +204,8 @@ class CreateSendJobRequest(_message.Message):
     SCHEDULED_AT_FIELD_NUMBER: _builtins.int
     TEMPLATE_FIELD_NUMBER: _builtins.int
     ON_UNKNOWN_FIELD_NUMBER: _builtins.int
+    GIVE_UP_AFTER_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """The tenant, a UUID. Left out: the token's. Internal callers must name it."""
     list_id: _builtins.str
@@ -122,9 +225,20 @@ class CreateSendJobRequest(_message.Message):
     """
     on_unknown: Global___UnknownPolicy.ValueType
     """What to do with a mail whose fate is unknown. Left out: resend."""
+    idempotency_key: _builtins.str
+    """A name of the caller's choice for this request, 1 to 255 visible ASCII characters, best a random UUID. A request
+    that carries the key of one that succeeded is not carried out again. Keys are kept for at least 24 hours, and
+    each client has its own. Left out: nothing is remembered. Over REST it is the header Idempotency-Key.
+    """
     @_builtins.property
     def scheduled_at(self) -> _timestamp_pb2.Timestamp:
         """When to start. Left out or past: now."""
+
+    @_builtins.property
+    def give_up_after(self) -> _duration_pb2.Duration:
+        """How long a mail that the ESP puts off is tried again, from its first attempt on, at most 7 days. Left out: as long as
+        the installation says, usually 24 hours.
+        """
 
     def __init__(
         self,
@@ -138,10 +252,12 @@ class CreateSendJobRequest(_message.Message):
         scheduled_at: _timestamp_pb2.Timestamp | None = ...,
         template: _builtins.bool = ...,
         on_unknown: Global___UnknownPolicy.ValueType = ...,
+        give_up_after: _duration_pb2.Duration | None = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["scheduled_at", b"scheduled_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["give_up_after", b"give_up_after", "scheduled_at", b"scheduled_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body_html", b"body_html", "body_text", b"body_text", "list_id", b"list_id", "name", b"name", "on_unknown", b"on_unknown", "scheduled_at", b"scheduled_at", "subject", b"subject", "template", b"template", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body_html", b"body_html", "body_text", b"body_text", "give_up_after", b"give_up_after", "idempotency_key", b"idempotency_key", "list_id", b"list_id", "name", b"name", "on_unknown", b"on_unknown", "scheduled_at", b"scheduled_at", "subject", b"subject", "template", b"template", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -478,6 +594,348 @@ class CancelSendJobResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelSendJobResponse: _TypeAlias = CancelSendJobResponse  # noqa: Y015
+
+@_typing.final
+class PauseSendJobRequest(_message.Message):
+    """Pauses a send job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The job, a UUID."""
+    tenant_id: _builtins.str
+    """The tenant, a UUID. Left out: the token's. Internal callers must name it."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseSendJobRequest: _TypeAlias = PauseSendJobRequest  # noqa: Y015
+
+@_typing.final
+class PauseSendJobResponse(_message.Message):
+    """Carries the send job as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEND_JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def send_job(self) -> Global___SendJob:
+        """The job."""
+
+    def __init__(
+        self,
+        *,
+        send_job: Global___SendJob | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["send_job", b"send_job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["send_job", b"send_job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseSendJobResponse: _TypeAlias = PauseSendJobResponse  # noqa: Y015
+
+@_typing.final
+class ResumeSendJobRequest(_message.Message):
+    """Resumes a send job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The job, a UUID."""
+    tenant_id: _builtins.str
+    """The tenant, a UUID. Left out: the token's. Internal callers must name it."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeSendJobRequest: _TypeAlias = ResumeSendJobRequest  # noqa: Y015
+
+@_typing.final
+class ResumeSendJobResponse(_message.Message):
+    """Carries the send job as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEND_JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def send_job(self) -> Global___SendJob:
+        """The job."""
+
+    def __init__(
+        self,
+        *,
+        send_job: Global___SendJob | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["send_job", b"send_job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["send_job", b"send_job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeSendJobResponse: _TypeAlias = ResumeSendJobResponse  # noqa: Y015
+
+@_typing.final
+class RetrySendJobRequest(_message.Message):
+    """Sends a completed job again to some of its audience."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The job, a UUID."""
+    tenant_id: _builtins.str
+    """The tenant, a UUID. Left out: the token's. Internal callers must name it."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___RetriedState.ValueType]:
+        """Which deliveries are sent again. At least one state."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+        states: _abc.Iterable[Global___RetriedState.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "states", b"states", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetrySendJobRequest: _TypeAlias = RetrySendJobRequest  # noqa: Y015
+
+@_typing.final
+class RetrySendJobResponse(_message.Message):
+    """Carries the send job as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEND_JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def send_job(self) -> Global___SendJob:
+        """The job."""
+
+    def __init__(
+        self,
+        *,
+        send_job: Global___SendJob | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["send_job", b"send_job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["send_job", b"send_job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetrySendJobResponse: _TypeAlias = RetrySendJobResponse  # noqa: Y015
+
+@_typing.final
+class ResolveSendJobRequest(_message.Message):
+    """Records what became of deliveries whose fate is unknown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    DELIVERY_IDS_FIELD_NUMBER: _builtins.int
+    ALL_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The job, a UUID."""
+    tenant_id: _builtins.str
+    """The tenant, a UUID. Left out: the token's. Internal callers must name it."""
+    outcome: Global___ResolvedOutcome.ValueType
+    """What became of them."""
+    all: _builtins.bool
+    """Whether every unknown delivery of the job is meant, instead of those named."""
+    @_builtins.property
+    def delivery_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The deliveries, as ListDeliveries and the mails' header X-Messmail-Delivery name them, at most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+        outcome: Global___ResolvedOutcome.ValueType = ...,
+        delivery_ids: _abc.Iterable[_builtins.str] | None = ...,
+        all: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "delivery_ids", b"delivery_ids", "id", b"id", "outcome", b"outcome", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveSendJobRequest: _TypeAlias = ResolveSendJobRequest  # noqa: Y015
+
+@_typing.final
+class ResolveSendJobResponse(_message.Message):
+    """Tells how many deliveries were resolved, and carries the send job as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOLVED_FIELD_NUMBER: _builtins.int
+    SEND_JOB_FIELD_NUMBER: _builtins.int
+    resolved: _builtins.int
+    """The deliveries that this call resolved."""
+    @_builtins.property
+    def send_job(self) -> Global___SendJob:
+        """The job."""
+
+    def __init__(
+        self,
+        *,
+        resolved: _builtins.int = ...,
+        send_job: Global___SendJob | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["send_job", b"send_job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resolved", b"resolved", "send_job", b"send_job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveSendJobResponse: _TypeAlias = ResolveSendJobResponse  # noqa: Y015
+
+@_typing.final
+class ListDeliveriesRequest(_message.Message):
+    """Asks for the deliveries of a send job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The job, a UUID."""
+    tenant_id: _builtins.str
+    """The tenant, a UUID. Left out: the token's. Internal callers must name it."""
+    state: Global___DeliveryState.ValueType
+    """Only those in this state. Left out: all."""
+    page_size: _builtins.int
+    """The most deliveries to return, 1 to 1,000. 0 means 100."""
+    page_token: _builtins.str
+    """The next_page_token of the page before. Empty: the first page."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+        state: Global___DeliveryState.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "page_size", b"page_size", "page_token", b"page_token", "state", b"state", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeliveriesRequest: _TypeAlias = ListDeliveriesRequest  # noqa: Y015
+
+@_typing.final
+class ListDeliveriesResponse(_message.Message):
+    """Carries a page of deliveries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The page_token of the next page. Empty: this is the last one."""
+    @_builtins.property
+    def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delivery]:
+        """The deliveries. A page may be short, or even empty, and not be the last one."""
+
+    def __init__(
+        self,
+        *,
+        deliveries: _abc.Iterable[Global___Delivery] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliveries", b"deliveries", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeliveriesResponse: _TypeAlias = ListDeliveriesResponse  # noqa: Y015
+
+@_typing.final
+class Delivery(_message.Message):
+    """What became of the mail to one person of the audience. It holds no address: the person is in Member Center."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERY_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    RECIPIENT_DOMAIN_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    LAST_REPLY_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    RECORDED_AT_FIELD_NUMBER: _builtins.int
+    delivery_id: _builtins.str
+    """The delivery's id, a UUID: the same in the header X-Messmail-Delivery of every mail of it."""
+    subscription_id: _builtins.str
+    """The subscription, a UUID."""
+    recipient_domain: _builtins.str
+    """The domain of the person's address."""
+    state: Global___DeliveryState.ValueType
+    """The state."""
+    reason: _builtins.str
+    """Why it is in that state, as a word. Empty where there is nothing to say."""
+    last_reply: _builtins.str
+    """The ESP's last reply, without addresses. Empty: there was none."""
+    attempts: _builtins.int
+    """How often the mail was begun."""
+    @_builtins.property
+    def recorded_at(self) -> _timestamp_pb2.Timestamp:
+        """When the last attempt was recorded."""
+
+    def __init__(
+        self,
+        *,
+        delivery_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        recipient_domain: _builtins.str = ...,
+        state: Global___DeliveryState.ValueType = ...,
+        reason: _builtins.str = ...,
+        last_reply: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+        recorded_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recorded_at", b"recorded_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "delivery_id", b"delivery_id", "last_reply", b"last_reply", "reason", b"reason", "recipient_domain", b"recipient_domain", "recorded_at", b"recorded_at", "state", b"state", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
 
 @_typing.final
 class WatchSendJobRequest(_message.Message):

@@ -58,6 +58,31 @@ class SendEngineStub:
                 request_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.CancelSendJobRequest.SerializeToString,
                 response_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.CancelSendJobResponse.FromString,
                 _registered_method=True)
+        self.PauseSendJob = channel.unary_unary(
+                '/messmail.send_engine.v1.SendEngine/PauseSendJob',
+                request_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.PauseSendJobRequest.SerializeToString,
+                response_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.PauseSendJobResponse.FromString,
+                _registered_method=True)
+        self.ResumeSendJob = channel.unary_unary(
+                '/messmail.send_engine.v1.SendEngine/ResumeSendJob',
+                request_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.ResumeSendJobRequest.SerializeToString,
+                response_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.ResumeSendJobResponse.FromString,
+                _registered_method=True)
+        self.RetrySendJob = channel.unary_unary(
+                '/messmail.send_engine.v1.SendEngine/RetrySendJob',
+                request_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.RetrySendJobRequest.SerializeToString,
+                response_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.RetrySendJobResponse.FromString,
+                _registered_method=True)
+        self.ResolveSendJob = channel.unary_unary(
+                '/messmail.send_engine.v1.SendEngine/ResolveSendJob',
+                request_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.ResolveSendJobRequest.SerializeToString,
+                response_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.ResolveSendJobResponse.FromString,
+                _registered_method=True)
+        self.ListDeliveries = channel.unary_unary(
+                '/messmail.send_engine.v1.SendEngine/ListDeliveries',
+                request_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.ListDeliveriesRequest.SerializeToString,
+                response_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.ListDeliveriesResponse.FromString,
+                _registered_method=True)
         self.WatchSendJob = channel.unary_stream(
                 '/messmail.send_engine.v1.SendEngine/WatchSendJob',
                 request_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.WatchSendJobRequest.SerializeToString,
@@ -74,8 +99,10 @@ class SendEngineServicer:
 
     def CreateSendJob(self, request, context):
         """Makes a send job: one mail to every person confirmed on the list when sending starts. A job stored is a job sent,
-        whatever is restarted. Answers LIST_NOT_FOUND, TENANT_MISMATCH or TEMPLATE_INVALID where that is so. Not idempotent:
-        each success makes one more job.
+        whatever is restarted. Answers LIST_NOT_FOUND, TENANT_MISMATCH or TEMPLATE_INVALID where that is so. Without an
+        idempotency key each success makes one more job; with one, the same request again is answered as the first time, and
+        makes none. Another request with the key of one before is IDEMPOTENCY_KEY_REUSED; one that comes while the first is
+        under way is IDEMPOTENCY_KEY_IN_USE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,6 +126,51 @@ class SendEngineServicer:
     def CancelSendJob(self, request, context):
         """Cancels a send job. No mail of it is begun later than one second after the answer. Repeating the call answers the
         same. Answers SEND_JOB_NOT_FOUND, or SEND_JOB_FINISHED when the job has completed or failed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseSendJob(self, request, context):
+        """Pauses a send job. No mail of it is begun later than one second after the answer; what is under way ends as it ends.
+        Pausing a paused job changes nothing. Answers SEND_JOB_NOT_FOUND, or SEND_JOB_WRONG_STATE when the job is not
+        sending.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeSendJob(self, request, context):
+        """Goes on with a paused send job where it stopped: nobody who has got the mail gets it again. Resuming a job that is
+        sending changes nothing. Answers SEND_JOB_NOT_FOUND, or SEND_JOB_WRONG_STATE when the job is neither paused nor
+        sending.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetrySendJob(self, request, context):
+        """Sends a completed job again to those whose delivery ended in one of the states named, as a new round. Who may not be
+        mailed any more is not. The counters change as the round takes each delivery up. Repeating the call while its
+        round is under way changes nothing, nor does a call that finds nobody. Answers SEND_JOB_NOT_FOUND, or
+        SEND_JOB_WRONG_STATE when the job has not completed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveSendJob(self, request, context):
+        """Records what the ESP's log says of deliveries whose fate is unknown: the mail was taken, or it was not. Nothing is
+        sent. Deliveries that are not unknown are left alone, so repeating the call changes nothing. Answers
+        SEND_JOB_NOT_FOUND where that is so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeliveries(self, request, context):
+        """Lists the deliveries of a send job: one to each person of its audience, in no order that means anything. One that is
+        tried again while the pages are read may be listed twice. Answers SEND_JOB_NOT_FOUND where that is so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,6 +206,31 @@ def add_SendEngineServicer_to_server(servicer, server):
                     servicer.CancelSendJob,
                     request_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.CancelSendJobRequest.FromString,
                     response_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.CancelSendJobResponse.SerializeToString,
+            ),
+            'PauseSendJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseSendJob,
+                    request_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.PauseSendJobRequest.FromString,
+                    response_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.PauseSendJobResponse.SerializeToString,
+            ),
+            'ResumeSendJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeSendJob,
+                    request_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.ResumeSendJobRequest.FromString,
+                    response_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.ResumeSendJobResponse.SerializeToString,
+            ),
+            'RetrySendJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetrySendJob,
+                    request_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.RetrySendJobRequest.FromString,
+                    response_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.RetrySendJobResponse.SerializeToString,
+            ),
+            'ResolveSendJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveSendJob,
+                    request_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.ResolveSendJobRequest.FromString,
+                    response_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.ResolveSendJobResponse.SerializeToString,
+            ),
+            'ListDeliveries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeliveries,
+                    request_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.ListDeliveriesRequest.FromString,
+                    response_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.ListDeliveriesResponse.SerializeToString,
             ),
             'WatchSendJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchSendJob,
@@ -253,6 +350,141 @@ class SendEngine:
             '/messmail.send_engine.v1.SendEngine/CancelSendJob',
             messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.CancelSendJobRequest.SerializeToString,
             messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.CancelSendJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseSendJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.send_engine.v1.SendEngine/PauseSendJob',
+            messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.PauseSendJobRequest.SerializeToString,
+            messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.PauseSendJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeSendJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.send_engine.v1.SendEngine/ResumeSendJob',
+            messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.ResumeSendJobRequest.SerializeToString,
+            messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.ResumeSendJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetrySendJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.send_engine.v1.SendEngine/RetrySendJob',
+            messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.RetrySendJobRequest.SerializeToString,
+            messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.RetrySendJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveSendJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.send_engine.v1.SendEngine/ResolveSendJob',
+            messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.ResolveSendJobRequest.SerializeToString,
+            messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.ResolveSendJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeliveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.send_engine.v1.SendEngine/ListDeliveries',
+            messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.ListDeliveriesRequest.SerializeToString,
+            messmail_dot_send__engine_dot_v1_dot_send__engine__pb2.ListDeliveriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,8 +39,10 @@ class SendEngineStub:
     def __new__(cls, channel: _aio.Channel) -> SendEngineAsyncStub: ...
     CreateSendJob: _grpc.UnaryUnaryMultiCallable[_send_engine_pb2.CreateSendJobRequest, _send_engine_pb2.CreateSendJobResponse]
     """Makes a send job: one mail to every person confirmed on the list when sending starts. A job stored is a job sent,
-    whatever is restarted. Answers LIST_NOT_FOUND, TENANT_MISMATCH or TEMPLATE_INVALID where that is so. Not idempotent:
-    each success makes one more job.
+    whatever is restarted. Answers LIST_NOT_FOUND, TENANT_MISMATCH or TEMPLATE_INVALID where that is so. Without an
+    idempotency key each success makes one more job; with one, the same request again is answered as the first time, and
+    makes none. Another request with the key of one before is IDEMPOTENCY_KEY_REUSED; one that comes while the first is
+    under way is IDEMPOTENCY_KEY_IN_USE.
     """
     GetSendJob: _grpc.UnaryUnaryMultiCallable[_send_engine_pb2.GetSendJobRequest, _send_engine_pb2.GetSendJobResponse]
     """Returns a send job with its counters, which add up to total at every moment. Answers SEND_JOB_NOT_FOUND where that
@@ -51,6 +53,31 @@ class SendEngineStub:
     CancelSendJob: _grpc.UnaryUnaryMultiCallable[_send_engine_pb2.CancelSendJobRequest, _send_engine_pb2.CancelSendJobResponse]
     """Cancels a send job. No mail of it is begun later than one second after the answer. Repeating the call answers the
     same. Answers SEND_JOB_NOT_FOUND, or SEND_JOB_FINISHED when the job has completed or failed.
+    """
+    PauseSendJob: _grpc.UnaryUnaryMultiCallable[_send_engine_pb2.PauseSendJobRequest, _send_engine_pb2.PauseSendJobResponse]
+    """Pauses a send job. No mail of it is begun later than one second after the answer; what is under way ends as it ends.
+    Pausing a paused job changes nothing. Answers SEND_JOB_NOT_FOUND, or SEND_JOB_WRONG_STATE when the job is not
+    sending.
+    """
+    ResumeSendJob: _grpc.UnaryUnaryMultiCallable[_send_engine_pb2.ResumeSendJobRequest, _send_engine_pb2.ResumeSendJobResponse]
+    """Goes on with a paused send job where it stopped: nobody who has got the mail gets it again. Resuming a job that is
+    sending changes nothing. Answers SEND_JOB_NOT_FOUND, or SEND_JOB_WRONG_STATE when the job is neither paused nor
+    sending.
+    """
+    RetrySendJob: _grpc.UnaryUnaryMultiCallable[_send_engine_pb2.RetrySendJobRequest, _send_engine_pb2.RetrySendJobResponse]
+    """Sends a completed job again to those whose delivery ended in one of the states named, as a new round. Who may not be
+    mailed any more is not. The counters change as the round takes each delivery up. Repeating the call while its
+    round is under way changes nothing, nor does a call that finds nobody. Answers SEND_JOB_NOT_FOUND, or
+    SEND_JOB_WRONG_STATE when the job has not completed.
+    """
+    ResolveSendJob: _grpc.UnaryUnaryMultiCallable[_send_engine_pb2.ResolveSendJobRequest, _send_engine_pb2.ResolveSendJobResponse]
+    """Records what the ESP's log says of deliveries whose fate is unknown: the mail was taken, or it was not. Nothing is
+    sent. Deliveries that are not unknown are left alone, so repeating the call changes nothing. Answers
+    SEND_JOB_NOT_FOUND where that is so.
+    """
+    ListDeliveries: _grpc.UnaryUnaryMultiCallable[_send_engine_pb2.ListDeliveriesRequest, _send_engine_pb2.ListDeliveriesResponse]
+    """Lists the deliveries of a send job: one to each person of its audience, in no order that means anything. One that is
+    tried again while the pages are read may be listed twice. Answers SEND_JOB_NOT_FOUND where that is so.
     """
     WatchSendJob: _grpc.UnaryStreamMultiCallable[_send_engine_pb2.WatchSendJobRequest, _send_engine_pb2.WatchSendJobResponse]
     """Streams a send job: at once, whenever it changed (at most twice a second), and last when it has ended. Answers
@@ -68,8 +95,10 @@ class SendEngineAsyncStub(SendEngineStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSendJob: _aio.UnaryUnaryMultiCallable[_send_engine_pb2.CreateSendJobRequest, _send_engine_pb2.CreateSendJobResponse]  # type: ignore[assignment]
     """Makes a send job: one mail to every person confirmed on the list when sending starts. A job stored is a job sent,
-    whatever is restarted. Answers LIST_NOT_FOUND, TENANT_MISMATCH or TEMPLATE_INVALID where that is so. Not idempotent:
-    each success makes one more job.
+    whatever is restarted. Answers LIST_NOT_FOUND, TENANT_MISMATCH or TEMPLATE_INVALID where that is so. Without an
+    idempotency key each success makes one more job; with one, the same request again is answered as the first time, and
+    makes none. Another request with the key of one before is IDEMPOTENCY_KEY_REUSED; one that comes while the first is
+    under way is IDEMPOTENCY_KEY_IN_USE.
     """
     GetSendJob: _aio.UnaryUnaryMultiCallable[_send_engine_pb2.GetSendJobRequest, _send_engine_pb2.GetSendJobResponse]  # type: ignore[assignment]
     """Returns a send job with its counters, which add up to total at every moment. Answers SEND_JOB_NOT_FOUND where that
@@ -80,6 +109,31 @@ class SendEngineAsyncStub(SendEngineStub):
     CancelSendJob: _aio.UnaryUnaryMultiCallable[_send_engine_pb2.CancelSendJobRequest, _send_engine_pb2.CancelSendJobResponse]  # type: ignore[assignment]
     """Cancels a send job. No mail of it is begun later than one second after the answer. Repeating the call answers the
     same. Answers SEND_JOB_NOT_FOUND, or SEND_JOB_FINISHED when the job has completed or failed.
+    """
+    PauseSendJob: _aio.UnaryUnaryMultiCallable[_send_engine_pb2.PauseSendJobRequest, _send_engine_pb2.PauseSendJobResponse]  # type: ignore[assignment]
+    """Pauses a send job. No mail of it is begun later than one second after the answer; what is under way ends as it ends.
+    Pausing a paused job changes nothing. Answers SEND_JOB_NOT_FOUND, or SEND_JOB_WRONG_STATE when the job is not
+    sending.
+    """
+    ResumeSendJob: _aio.UnaryUnaryMultiCallable[_send_engine_pb2.ResumeSendJobRequest, _send_engine_pb2.ResumeSendJobResponse]  # type: ignore[assignment]
+    """Goes on with a paused send job where it stopped: nobody who has got the mail gets it again. Resuming a job that is
+    sending changes nothing. Answers SEND_JOB_NOT_FOUND, or SEND_JOB_WRONG_STATE when the job is neither paused nor
+    sending.
+    """
+    RetrySendJob: _aio.UnaryUnaryMultiCallable[_send_engine_pb2.RetrySendJobRequest, _send_engine_pb2.RetrySendJobResponse]  # type: ignore[assignment]
+    """Sends a completed job again to those whose delivery ended in one of the states named, as a new round. Who may not be
+    mailed any more is not. The counters change as the round takes each delivery up. Repeating the call while its
+    round is under way changes nothing, nor does a call that finds nobody. Answers SEND_JOB_NOT_FOUND, or
+    SEND_JOB_WRONG_STATE when the job has not completed.
+    """
+    ResolveSendJob: _aio.UnaryUnaryMultiCallable[_send_engine_pb2.ResolveSendJobRequest, _send_engine_pb2.ResolveSendJobResponse]  # type: ignore[assignment]
+    """Records what the ESP's log says of deliveries whose fate is unknown: the mail was taken, or it was not. Nothing is
+    sent. Deliveries that are not unknown are left alone, so repeating the call changes nothing. Answers
+    SEND_JOB_NOT_FOUND where that is so.
+    """
+    ListDeliveries: _aio.UnaryUnaryMultiCallable[_send_engine_pb2.ListDeliveriesRequest, _send_engine_pb2.ListDeliveriesResponse]  # type: ignore[assignment]
+    """Lists the deliveries of a send job: one to each person of its audience, in no order that means anything. One that is
+    tried again while the pages are read may be listed twice. Answers SEND_JOB_NOT_FOUND where that is so.
     """
     WatchSendJob: _aio.UnaryStreamMultiCallable[_send_engine_pb2.WatchSendJobRequest, _send_engine_pb2.WatchSendJobResponse]  # type: ignore[assignment]
     """Streams a send job: at once, whenever it changed (at most twice a second), and last when it has ended. Answers
@@ -100,8 +154,10 @@ class SendEngineServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_send_engine_pb2.CreateSendJobResponse, _abc.Awaitable[_send_engine_pb2.CreateSendJobResponse]]:
         """Makes a send job: one mail to every person confirmed on the list when sending starts. A job stored is a job sent,
-        whatever is restarted. Answers LIST_NOT_FOUND, TENANT_MISMATCH or TEMPLATE_INVALID where that is so. Not idempotent:
-        each success makes one more job.
+        whatever is restarted. Answers LIST_NOT_FOUND, TENANT_MISMATCH or TEMPLATE_INVALID where that is so. Without an
+        idempotency key each success makes one more job; with one, the same request again is answered as the first time, and
+        makes none. Another request with the key of one before is IDEMPOTENCY_KEY_REUSED; one that comes while the first is
+        under way is IDEMPOTENCY_KEY_IN_USE.
         """
 
     @_abc_1.abstractmethod
@@ -130,6 +186,61 @@ class SendEngineServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_send_engine_pb2.CancelSendJobResponse, _abc.Awaitable[_send_engine_pb2.CancelSendJobResponse]]:
         """Cancels a send job. No mail of it is begun later than one second after the answer. Repeating the call answers the
         same. Answers SEND_JOB_NOT_FOUND, or SEND_JOB_FINISHED when the job has completed or failed.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseSendJob(
+        self,
+        request: _send_engine_pb2.PauseSendJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_send_engine_pb2.PauseSendJobResponse, _abc.Awaitable[_send_engine_pb2.PauseSendJobResponse]]:
+        """Pauses a send job. No mail of it is begun later than one second after the answer; what is under way ends as it ends.
+        Pausing a paused job changes nothing. Answers SEND_JOB_NOT_FOUND, or SEND_JOB_WRONG_STATE when the job is not
+        sending.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeSendJob(
+        self,
+        request: _send_engine_pb2.ResumeSendJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_send_engine_pb2.ResumeSendJobResponse, _abc.Awaitable[_send_engine_pb2.ResumeSendJobResponse]]:
+        """Goes on with a paused send job where it stopped: nobody who has got the mail gets it again. Resuming a job that is
+        sending changes nothing. Answers SEND_JOB_NOT_FOUND, or SEND_JOB_WRONG_STATE when the job is neither paused nor
+        sending.
+        """
+
+    @_abc_1.abstractmethod
+    def RetrySendJob(
+        self,
+        request: _send_engine_pb2.RetrySendJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_send_engine_pb2.RetrySendJobResponse, _abc.Awaitable[_send_engine_pb2.RetrySendJobResponse]]:
+        """Sends a completed job again to those whose delivery ended in one of the states named, as a new round. Who may not be
+        mailed any more is not. The counters change as the round takes each delivery up. Repeating the call while its
+        round is under way changes nothing, nor does a call that finds nobody. Answers SEND_JOB_NOT_FOUND, or
+        SEND_JOB_WRONG_STATE when the job has not completed.
+        """
+
+    @_abc_1.abstractmethod
+    def ResolveSendJob(
+        self,
+        request: _send_engine_pb2.ResolveSendJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_send_engine_pb2.ResolveSendJobResponse, _abc.Awaitable[_send_engine_pb2.ResolveSendJobResponse]]:
+        """Records what the ESP's log says of deliveries whose fate is unknown: the mail was taken, or it was not. Nothing is
+        sent. Deliveries that are not unknown are left alone, so repeating the call changes nothing. Answers
+        SEND_JOB_NOT_FOUND where that is so.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDeliveries(
+        self,
+        request: _send_engine_pb2.ListDeliveriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_send_engine_pb2.ListDeliveriesResponse, _abc.Awaitable[_send_engine_pb2.ListDeliveriesResponse]]:
+        """Lists the deliveries of a send job: one to each person of its audience, in no order that means anything. One that is
+        tried again while the pages are read may be listed twice. Answers SEND_JOB_NOT_FOUND where that is so.
         """
 
     @_abc_1.abstractmethod
