@@ -12,6 +12,7 @@ from uuid import UUID
 
 from send_engine.records import JobStatus
 from send_engine.storage import Connection, batches, send_jobs
+from servicekit.errors import MessmailError, Reason
 
 TRANSITIONS: Final[Mapping[JobStatus, frozenset[JobStatus]]] = MappingProxyType(
     {
@@ -33,6 +34,20 @@ STOPPED: Final = frozenset({JobStatus.CANCELLED, JobStatus.FAILED})
 def may_become(status: JobStatus, following: JobStatus) -> bool:
     """Tells whether a job in one state may go to the other."""
     return following in TRANSITIONS[status]
+
+
+def not_found() -> MessmailError:
+    """Makes the error for a job that does not exist, or is another tenant's."""
+    return MessmailError(Reason.ERROR_REASON_SEND_JOB_NOT_FOUND, "there is no such send job")
+
+
+def wrong_state(status: JobStatus, wanted: str) -> MessmailError:
+    """Makes the error for what a job in this state cannot be."""
+    return MessmailError(
+        Reason.ERROR_REASON_SEND_JOB_WRONG_STATE,
+        f"the send job is {status.value} and cannot be {wanted}",
+        status=status.value,
+    )
 
 
 def begin_planning(connection: Connection, tenant_id: UUID, job_id: UUID) -> bool:

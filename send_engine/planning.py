@@ -1,7 +1,8 @@
 """Writes down the audience of a job, page by page, and then lets sending begin.
 
 Pages come from Member Center, outside any transaction; each is stored together with the cursor, so that planning goes
-on where it stopped, whoever goes on with it. The plan is itself a batch, with lease and fence.
+on where it stopped, whoever goes on with it. The plan is itself a batch, with lease and fence. Those of later rounds
+are carried out by `rounds`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ import structlog
 from send_engine import job_states
 from send_engine.deliveries import HeldBatch
 from send_engine.recipients import Recipients
+<<<<<<< HEAD
 from send_engine.records import AudiencePage, Lane, PlanProgress
+=======
+from send_engine.records import AudienceMember, AudiencePage, Lane, PlanProgress
+from send_engine.rounds import Rounds
+>>>>>>> 4aed0ce (Make a job once however often it is asked for; pause, resume, retry and resolve it, and list what became of each mail)
 from send_engine.storage import batches, deliveries, send_jobs
 from servicekit.database import Database
 from servicekit.errors import MessmailError, Reason
@@ -36,12 +42,14 @@ class Planning:
         self,
         database: Database,
         recipients: Recipients,
+        rounds: Rounds,
         lease_seconds: float,
         ring: Callable[[Lane], object],
         stopping: threading.Event,
     ) -> None:
         self._database = database
         self._recipients = recipients
+        self._rounds = rounds
         self._lease_seconds = lease_seconds
         self._ring = ring
         self._stopping = stopping
@@ -49,6 +57,9 @@ class Planning:
     def carry_out(self, held: HeldBatch) -> None:
         """Plans a job until it is planned, or its turn is over. Raises MessmailError when the database is away."""
         claim = held.claim
+        if claim.round > 1:
+            self._rounds.carry_out(held, self._lease_seconds, self._stopping)
+            return
         progress = self._begin(held)
         while progress is not None:
             if self._stopping.is_set() or held.turn_is_over:

@@ -66,6 +66,42 @@ class DeliveryState(StrEnum):
     UNKNOWN = "unknown"
 
 
+class ShownState(StrEnum):
+    """The state of a delivery as callers see it: that of its row, or while that is pending, what its batch tells."""
+
+    PENDING = "pending"
+    CLAIMED = "claimed"
+    SENDING = "sending"
+    DEFERRED = "deferred"
+    SENT = "sent"
+    FAILED = "failed"
+    SUPPRESSED = "suppressed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryPlace:
+    """Where a delivery stands in the ledger, until it is moved."""
+
+    batch_id: UUID
+    ordinal: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of the mail to one person."""
+
+    place: DeliveryPlace
+    subscription_id: UUID
+    domain: str
+    state: ShownState
+    reason: str
+    last_reply: str
+    attempts: int
+    recorded_at: datetime | None
+
+
 @dataclass(frozen=True, slots=True)
 class NewJob:
     """A send job as its creator asked for it. profile is the list's, as it is now. No scheduled_at: at once."""
@@ -167,6 +203,7 @@ class Claim:
     marked_until: int
     recorded_until: int
     give_up_at: datetime | None
+    round: int
     # Of a held batch: the domain of its recipients.
     domain: str = ""
 

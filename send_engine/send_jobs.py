@@ -1,4 +1,4 @@
-"""Send jobs as callers see them: create, get, list, cancel, watch.
+"""Send jobs as callers see them: create, get, list, pause, resume, cancel, watch.
 
 A job that was stored is sent, whatever happens to the ring that follows.
 """
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from uuid import UUID
 
-from send_engine import job_states
+from send_engine import idempotency, job_states
 from send_engine.composing import (
     Content,
     ContentError,
@@ -23,10 +23,11 @@ from send_engine.composing import (
     check_header_text,
     check_template,
 )
+from send_engine.idempotency import IdempotencyKey
 from send_engine.recipients import Recipients
 from send_engine.records import Cancellation, CountedJob, JobStatus, Lane, NewJob, UnknownPolicy
 from send_engine.sending import message_id_domain
-from send_engine.storage import batches, send_jobs
+from send_engine.storage import Connection, batches, send_jobs
 from servicekit.database import Database
 from servicekit.errors import FieldViolation, MessmailError, Reason, invalid_field
 from servicekit.failpoints import reached
@@ -70,11 +71,18 @@ class SendJobs:
         self._ring = ring
         self._watchers = threading.BoundedSemaphore(MOST_WATCHERS)
 
-    def create(self, tenant_id: UUID, wish: Wish) -> CountedJob:
-        """Stores a job and its plan, in one transaction, and rings.
+    def create(self, tenant_id: UUID, wish: Wish, key: IdempotencyKey | None = None) -> CountedJob:
+        """Stores a job, its plan and the key, in one transaction, and rings. A key of before is answered as before.
 
-        Raises INVALID_FIELD, TEMPLATE_INVALID, LIST_NOT_FOUND or UNAVAILABLE; then nothing is stored.
+        Raises INVALID_FIELD, TEMPLATE_INVALID, LIST_NOT_FOUND, UNAVAILABLE, IDEMPOTENCY_KEY_REUSED or
+        IDEMPOTENCY_KEY_IN_USE; then nothing is stored.
         """
+        of_request = idempotency.fingerprint(wish)
+        if key is not None:
+            with self._database.tenant(tenant_id) as connection:
+                known = idempotency.recall(connection, tenant_id, key, of_request)
+            if known is not None:
+                return known
         content = _check(wish)
         profile = self._recipients.list_profile(tenant_id, wish.list_id)
         with _refusing_content(wish.template):
@@ -93,10 +101,16 @@ class SendJobs:
         )
         job_id = uuid.uuid4()
         with self._database.tenant(tenant_id) as connection:
+            if key is not None:
+                idempotency.take(connection, tenant_id, key)
+                known = idempotency.recall(connection, tenant_id, key, of_request)
+                if known is not None:
+                    return known
             send_jobs.insert(connection, tenant_id, job_id, job)
             batches.insert_plan(connection, tenant_id, uuid7(), job_id)
-            created = send_jobs.find(connection, tenant_id, job_id)
-        assert created is not None
+            if key is not None:
+                idempotency.keep(connection, tenant_id, key, of_request, job_id)
+            created = self._find(connection, tenant_id, job_id)
         reached("enqueued")
         self._ring(Lane.PLAN)
         return created
@@ -104,10 +118,7 @@ class SendJobs:
     def get(self, tenant_id: UUID, job_id: UUID) -> CountedJob:
         """Returns a job with its counters. Raises SEND_JOB_NOT_FOUND."""
         with self._database.tenant(tenant_id) as connection:
-            job = send_jobs.find(connection, tenant_id, job_id)
-        if job is None:
-            raise _not_found()
-        return job
+            return self._find(connection, tenant_id, job_id)
 
     def page(self, tenant_id: UUID, size: int, page_token: str) -> JobPage:
         """Returns the tenant's jobs, newest first; size 0 means 50. Raises INVALID_FIELD for a foreign token."""
@@ -118,6 +129,36 @@ class SendJobs:
         more = len(jobs) > size
         return JobPage(jobs[:size], _write_token(jobs[size - 1]) if more else "")
 
+    def pause(self, tenant_id: UUID, job_id: UUID) -> CountedJob:
+        """Pauses a sending job: once this returns, no group of it is marked any more. Repeating it changes nothing.
+
+        Raises SEND_JOB_NOT_FOUND or SEND_JOB_WRONG_STATE.
+        """
+        with self._database.tenant(tenant_id) as connection:
+            status = send_jobs.lock(connection, tenant_id, job_id)
+            if status is None:
+                raise job_states.not_found()
+            if status is not JobStatus.PAUSED and not job_states.pause(connection, tenant_id, job_id):
+                raise job_states.wrong_state(status, "paused")
+            return self._find(connection, tenant_id, job_id)
+
+    def resume(self, tenant_id: UUID, job_id: UUID) -> CountedJob:
+        """Lets a paused job go on, and rings. Repeating it changes nothing.
+
+        Raises SEND_JOB_NOT_FOUND or SEND_JOB_WRONG_STATE.
+        """
+        with self._database.tenant(tenant_id) as connection:
+            status = send_jobs.lock(connection, tenant_id, job_id)
+            if status is None:
+                raise job_states.not_found()
+            if status is JobStatus.PAUSED:
+                job_states.resume(connection, tenant_id, job_id)
+            elif status is not JobStatus.SENDING:
+                raise job_states.wrong_state(status, "resumed")
+            resumed = self._find(connection, tenant_id, job_id)
+        self._ring(Lane.BULK)
+        return resumed
+
     def cancel(self, tenant_id: UUID, job_id: UUID) -> Cancellation:
         """Cancels a job: once this returns, no group of it is marked any more. Repeating it answers the same.
 
@@ -126,7 +167,7 @@ class SendJobs:
         with self._database.tenant(tenant_id) as connection:
             status = send_jobs.lock(connection, tenant_id, job_id)
             if status is None:
-                raise _not_found()
+                raise job_states.not_found()
             if status is not JobStatus.CANCELLED:
                 if not job_states.may_become(status, JobStatus.CANCELLED):
                     raise MessmailError(
@@ -134,8 +175,7 @@ class SendJobs:
                         f"the send job is {status.value} and can no longer be cancelled",
                         status=status.value,
                     )
-                found = send_jobs.find(connection, tenant_id, job_id)
-                assert found is not None
+                found = self._find(connection, tenant_id, job_id)
                 send_jobs.set_cancelled(connection, tenant_id, job_id, found.counters.sent, found.counters.sending)
                 batches.close_unclaimed(connection, tenant_id, job_id)
             return send_jobs.find_cancellation(connection, tenant_id, job_id)
@@ -164,6 +204,13 @@ class SendJobs:
                 time.sleep(WATCH_SECONDS)
         finally:
             self._watchers.release()
+
+    @staticmethod
+    def _find(connection: Connection, tenant_id: UUID, job_id: UUID) -> CountedJob:
+        found = send_jobs.find(connection, tenant_id, job_id)
+        if found is None:
+            raise job_states.not_found()
+        return found
 
 
 def _check(wish: Wish) -> Content:
@@ -195,10 +242,6 @@ def _refusing_content(is_template: bool) -> Iterator[None]:
             field=error.field,
             line="" if error.line is None else str(error.line),
         ) from None
-
-
-def _not_found() -> MessmailError:
-    return MessmailError(Reason.ERROR_REASON_SEND_JOB_NOT_FOUND, "there is no such send job")
 
 
 def _write_token(last: CountedJob) -> str:

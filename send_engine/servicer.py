@@ -7,16 +7,27 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from messmail.send_engine.v1 import send_engine_admin_pb2 as admin_pb
 from messmail.send_engine.v1 import send_engine_admin_pb2_grpc as admin_grpc
 from messmail.send_engine.v1 import send_engine_pb2 as pb
 from messmail.send_engine.v1 import send_engine_pb2_grpc
+from send_engine.delivery_pages import DeliveryPages
 from send_engine.esp_accounts import EspAccountAdmin
+<<<<<<< HEAD
 from send_engine.records import OPERATOR, CountedJob, LimitScope, SendLimit, UnknownPolicy
 from send_engine.send_jobs import SendJobs, Wish
 from send_engine.send_limits import SendLimits
+=======
+from send_engine.idempotency import IdempotencyKey
+from send_engine.records import CountedJob, Delivery, DeliveryState, ShownState, UnknownPolicy
+from send_engine.rounds import Rounds
+from send_engine.send_jobs import SendJobs, Wish
+from send_engine.sending import delivery_id
+from send_engine.unknowns import Unknowns
+>>>>>>> 4aed0ce (Make a job once however often it is asked for; pause, resume, retry and resolve it, and list what became of each mail)
 from servicekit.access import caller
 from servicekit.errors import MessmailError, Reason, invalid_field
 
@@ -25,6 +36,16 @@ _POLICIES = {
     pb.UNKNOWN_POLICY_RESEND: UnknownPolicy.RESEND,
     pb.UNKNOWN_POLICY_HOLD: UnknownPolicy.HOLD,
 }
+
+_RETRIED = {
+    pb.RETRIED_STATE_FAILED: DeliveryState.FAILED,
+    pb.RETRIED_STATE_UNKNOWN: DeliveryState.UNKNOWN,
+}
+_OUTCOMES = {
+    pb.RESOLVED_OUTCOME_SENT: DeliveryState.SENT,
+    pb.RESOLVED_OUTCOME_FAILED: DeliveryState.FAILED,
+}
+_STATE_PREFIX = "DELIVERY_STATE_"
 
 
 _SCOPES = {
@@ -37,8 +58,11 @@ _SCOPES = {
 class SendEngineServicer(send_engine_pb2_grpc.SendEngineServicer):
     """Serves SendEngine."""
 
-    def __init__(self, jobs: SendJobs) -> None:
+    def __init__(self, jobs: SendJobs, rounds: Rounds, unknowns: Unknowns, delivery_pages: DeliveryPages) -> None:
         self._jobs = jobs
+        self._rounds = rounds
+        self._unknowns = unknowns
+        self._delivery_pages = delivery_pages
 
     def CreateSendJob(
         self, request: pb.CreateSendJobRequest, context: grpc.ServicerContext
@@ -53,8 +77,11 @@ class SendEngineServicer(send_engine_pb2_grpc.SendEngineServicer):
             template=request.template,
             on_unknown=_POLICIES[request.on_unknown],
             scheduled_at=_time(request.scheduled_at) if request.HasField("scheduled_at") else None,
+            give_up_seconds=_seconds(request.give_up_after) if request.HasField("give_up_after") else None,
         )
-        job = self._jobs.create(caller().acting_tenant(request.tenant_id), wish)
+        client_id = caller().client_id
+        key = IdempotencyKey(client_id, request.idempotency_key) if client_id and request.idempotency_key else None
+        job = self._jobs.create(caller().acting_tenant(request.tenant_id), wish, key)
         return pb.CreateSendJobResponse(send_job=_message(job))
 
     def GetSendJob(self, request: pb.GetSendJobRequest, context: grpc.ServicerContext) -> pb.GetSendJobResponse:
@@ -80,6 +107,46 @@ class SendEngineServicer(send_engine_pb2_grpc.SendEngineServicer):
             cancelled_at=_timestamp(cancelled.cancelled_at),
             sent=cancelled.sent,
             sending=cancelled.sending,
+        )
+
+    def PauseSendJob(self, request: pb.PauseSendJobRequest, context: grpc.ServicerContext) -> pb.PauseSendJobResponse:
+        """Pauses a send job."""
+        job = self._jobs.pause(caller().acting_tenant(request.tenant_id), UUID(request.id))
+        return pb.PauseSendJobResponse(send_job=_message(job))
+
+    def ResumeSendJob(
+        self, request: pb.ResumeSendJobRequest, context: grpc.ServicerContext
+    ) -> pb.ResumeSendJobResponse:
+        """Resumes a send job."""
+        job = self._jobs.resume(caller().acting_tenant(request.tenant_id), UUID(request.id))
+        return pb.ResumeSendJobResponse(send_job=_message(job))
+
+    def RetrySendJob(self, request: pb.RetrySendJobRequest, context: grpc.ServicerContext) -> pb.RetrySendJobResponse:
+        """Sends a completed job again to some of its audience."""
+        states = [_RETRIED[state] for state in request.states]
+        job = self._rounds.begin(caller().acting_tenant(request.tenant_id), UUID(request.id), states)
+        return pb.RetrySendJobResponse(send_job=_message(job))
+
+    def ResolveSendJob(
+        self, request: pb.ResolveSendJobRequest, context: grpc.ServicerContext
+    ) -> pb.ResolveSendJobResponse:
+        """Settles unknown deliveries."""
+        only = None if request.all else {UUID(delivery_id) for delivery_id in request.delivery_ids}
+        resolved, job = self._unknowns.resolve(
+            caller().acting_tenant(request.tenant_id), UUID(request.id), _OUTCOMES[request.outcome], only
+        )
+        return pb.ResolveSendJobResponse(resolved=resolved, send_job=_message(job))
+
+    def ListDeliveries(
+        self, request: pb.ListDeliveriesRequest, context: grpc.ServicerContext
+    ) -> pb.ListDeliveriesResponse:
+        """Lists deliveries."""
+        state = None if request.state == pb.DELIVERY_STATE_UNSPECIFIED else _state(request.state)
+        tenant_id, job_id = caller().acting_tenant(request.tenant_id), UUID(request.id)
+        page = self._delivery_pages.page(tenant_id, job_id, state, request.page_size, request.page_token)
+        return pb.ListDeliveriesResponse(
+            deliveries=[_delivery(job_id, delivery) for delivery in page.deliveries],
+            next_page_token=page.next_page_token,
         )
 
     def WatchSendJob(
@@ -147,6 +214,27 @@ def _time(scheduled_at: Timestamp) -> datetime:
         raise invalid_field(
             "scheduled_at", "must be a time of the years 1 to 9999, with 0 to 999,999,999 nanoseconds"
         ) from None
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9
+
+
+def _state(state: pb.DeliveryState.ValueType) -> ShownState:
+    return ShownState[pb.DeliveryState.Name(state).removeprefix(_STATE_PREFIX)]
+
+
+def _delivery(job_id: UUID, delivery: Delivery) -> pb.Delivery:
+    return pb.Delivery(
+        delivery_id=delivery_id(job_id, delivery.subscription_id),
+        subscription_id=str(delivery.subscription_id),
+        recipient_domain=delivery.domain,
+        state=pb.DeliveryState.Value(_STATE_PREFIX + delivery.state.name),
+        reason=delivery.reason,
+        last_reply=delivery.last_reply,
+        attempts=delivery.attempts,
+        recorded_at=None if delivery.recorded_at is None else _timestamp(delivery.recorded_at),
+    )
 
 
 def _message(counted: CountedJob) -> pb.SendJob:

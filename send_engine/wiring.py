@@ -22,6 +22,7 @@ from messmail.send_engine.v1 import send_engine_admin_pb2_grpc, send_engine_pb2_
 from send_engine.actors import Doorbell
 from send_engine.confirmations import Confirmations
 from send_engine.deliveries import GIVE_UP_SECONDS, Ledger, LedgerTerms
+from send_engine.delivery_pages import DeliveryPages
 from send_engine.esp_accounts import EspAccountAdmin, EspAccounts
 from send_engine.lanes import SLOTS, Lanes
 from send_engine.mail_loop import MailLoop
@@ -30,13 +31,15 @@ from send_engine.permits import Permits
 from send_engine.planning import Planning
 from send_engine.recipients import Recipients
 from send_engine.records import Lane
+from send_engine.rounds import Rounds
 from send_engine.send_jobs import SendJobs
 from send_engine.send_limits import SendLimits
 from send_engine.sending import Sending
 from send_engine.servicer import SendEngineAdminServicer, SendEngineServicer
 from send_engine.smtp_settings import SmtpSettings
-from send_engine.storage import partitions
+from send_engine.storage import idempotency_keys, partitions
 from send_engine.sweeper import Sweeper
+from send_engine.unknowns import Unknowns
 from servicekit import migrations
 from servicekit.clients import AccessTokens, open_internal_channel
 from servicekit.database import Database
@@ -100,7 +103,12 @@ def start(settings: ServiceSettings) -> RunningServer:
     """Starts the gRPC server; its caller stops it."""
     database = Database(settings.send_engine_database_url.get_secret_value(), pool_size=16, name=NAME)
     doorbell = Doorbell(settings.broker_url.get_secret_value())
-    jobs = SendJobs(database, _recipients(settings), doorbell.ring)
+    servicer = SendEngineServicer(
+        SendJobs(database, _recipients(settings), doorbell.ring),
+        Rounds(database, doorbell.ring),
+        Unknowns(database),
+        DeliveryPages(database),
+    )
     keys = _master_keys(settings)
     accounts = None if keys is None else EspAccountAdmin(database, keys)
     issuer_keys = FetchedKeys(settings.member_center_address)
@@ -108,7 +116,7 @@ def start(settings: ServiceSettings) -> RunningServer:
     services = [
         Service(
             "messmail.send_engine.v1.SendEngine",
-            lambda server: send_engine_pb2_grpc.add_SendEngineServicer_to_server(SendEngineServicer(jobs), server),
+            lambda server: send_engine_pb2_grpc.add_SendEngineServicer_to_server(servicer, server),
         ),
         Service(
             "messmail.send_engine.v1.SendEngineAdmin",
@@ -148,7 +156,8 @@ class RunningWorker:
         pacing = Pacing(Permits(database))
         sending = Sending(ledger, pacing, recipients, newsletter_accounts, self._loop, self._stopping, self._hurrying)
         self._doorbell = Doorbell(settings.broker_url.get_secret_value(), self._answer)
-        planning = Planning(database, recipients, terms.lease_seconds, self._doorbell.ring, self._stopping)
+        rounds = Rounds(database, self._doorbell.ring)
+        planning = Planning(database, recipients, rounds, terms.lease_seconds, self._doorbell.ring, self._stopping)
         carriers = {
             Lane.PLAN: planning.carry_out,
             Lane.BULK: sending.carry_out,
@@ -218,7 +227,7 @@ def migrate(owner_url: str | None = None, app_password: str | None = None) -> st
 
 
 def maintain(owner_url: str | None = None, keep_weeks: int | None = None) -> None:
-    """Makes partitions ahead and drops those that are older than is to be kept, as the owner of the database."""
+    """Makes partitions ahead, and drops old ones and old idempotency keys, as the owner of the database."""
     if owner_url is None:
         settings = OwnerSettings()
         owner_url, keep_weeks = settings.send_engine_database_url.get_secret_value(), settings.send_engine_keep_weeks
@@ -226,7 +235,8 @@ def maintain(owner_url: str | None = None, keep_weeks: int | None = None) -> Non
         now: datetime = connection.execute(sa.text("SELECT messmail_now()")).scalar_one()
         made = partitions.make_ahead(connection, now)
         dropped = [] if keep_weeks is None else partitions.drop_before(connection, now - timedelta(weeks=keep_weeks))
-    _log.info("maintained", database=NAME, made=made, dropped=dropped)
+        keys = idempotency_keys.remove_old(connection)
+    _log.info("maintained", database=NAME, made=made, dropped=dropped, idempotency_keys=keys)
 
 
 def _recipients(settings: _SharedSettings) -> Recipients:

@@ -56,7 +56,7 @@ def _claim_by(turns: str, theirs: str, pass_on: str) -> sa.TextClause:
         SET fence = fence + 1, worker = :worker, lease_until = messmail_now() + make_interval(secs => :lease)
         FROM due WHERE b.tenant_id = due.tenant_id AND b.id = due.id
         RETURNING b.tenant_id, b.id, b.job_id, b.lane, b.fence, b.attempt, b.lapses, b.size, b.marked_until,
-            b.recorded_until, b.give_up_at, b.domain
+            b.recorded_until, b.give_up_at, b.round, b.domain
         """
     )
 
@@ -95,6 +95,7 @@ def claim(connection: Connection, lane: Lane, worker: str, lease_seconds: float)
         marked_until=row.marked_until,
         recorded_until=row.recorded_until,
         give_up_at=row.give_up_at,
+        round=row.round,
         domain=row.domain,
     )
 
@@ -117,6 +118,40 @@ def insert_plan(connection: Connection, tenant_id: UUID, batch_id: UUID, job_id:
             "WHERE tenant_id = :tenant AND id = :job"
         ),
         {"tenant": tenant_id, "batch": batch_id, "job": job_id},
+    )
+
+
+def insert_round(
+    connection: Connection,
+    tenant_id: UUID,
+    batch_id: UUID,
+    job_id: UUID,
+    lane: Lane,
+    status: BatchStatus,
+    number: int,
+) -> None:
+    """Stores an empty batch of a later round: its plan, or one to be filled."""
+    connection.execute(
+        sa.insert(batches).values(
+            tenant_id=tenant_id,
+            id=batch_id,
+            job_id=job_id,
+            lane=lane.value,
+            status=status.value,
+            due_at=sa.text("messmail_now()"),
+            round=number,
+        )
+    )
+
+
+def fill(connection: Connection, tenant_id: UUID, batch_id: UUID, size: int) -> None:
+    """Lets a batch that was empty be claimed, now that it has so many rows; without any it is closed."""
+    connection.execute(
+        sa.text(
+            "UPDATE batches SET size = :size, status = CASE WHEN :size > 0 THEN 'ready' ELSE 'closed' END "
+            "WHERE tenant_id = :tenant AND id = :batch"
+        ),
+        {"tenant": tenant_id, "batch": batch_id, "size": size},
     )
 
 

@@ -5,6 +5,7 @@ Whoever locks a job and a batch locks the job first.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -16,6 +17,7 @@ from send_engine.records import (
     Cancellation,
     CountedJob,
     Counters,
+    DeliveryState,
     JobStatus,
     NewJob,
     PlanProgress,
@@ -157,6 +159,26 @@ def set_paused(connection: Connection, tenant_id: UUID, job_id: UUID, reason: st
 def set_resumed(connection: Connection, tenant_id: UUID, job_id: UUID) -> None:
     """Notes that a paused job is sending again."""
     _update(connection, tenant_id, job_id, status=JobStatus.SENDING.value, status_reason="")
+
+
+def set_round(connection: Connection, tenant_id: UUID, job_id: UUID, states: Iterable[DeliveryState]) -> int:
+    """Notes that a new round has begun for the deliveries in these states, and returns its number."""
+    return int(
+        connection.execute(
+            sa.text(
+                "UPDATE send_jobs SET status = 'sending', ended_at = NULL, round = round + 1, retried_states = :states "
+                "WHERE tenant_id = :tenant AND id = :job RETURNING round"
+            ),
+            {"tenant": tenant_id, "job": job_id, "states": ",".join(sorted(states))},
+        ).scalar_one()
+    )
+
+
+def find_round(connection: Connection, tenant_id: UUID, job_id: UUID) -> tuple[int, frozenset[DeliveryState]]:
+    """Reads the number of the last round, and for the deliveries in which states it is; the first is for all."""
+    c = send_jobs.c
+    row = connection.execute(sa.select(c.round, c.retried_states).where(c.tenant_id == tenant_id, c.id == job_id)).one()
+    return row.round, frozenset(DeliveryState(state) for state in row.retried_states.split(",") if state)
 
 
 def set_ended(connection: Connection, tenant_id: UUID, job_id: UUID, status: JobStatus, reason: str = "") -> None:

@@ -74,7 +74,7 @@ class Echo(send_engine_pb2_grpc.SendEngineServicer):
         raise MessmailError(Reason.ERROR_REASON_RATE_LIMITED, "too many watch", retry_after=2.5, limit="watchers")
 
 
-ECHO = Echo()
+ECHO = Echo()  # type: ignore[abstract]
 
 
 @pytest.fixture(scope="module")

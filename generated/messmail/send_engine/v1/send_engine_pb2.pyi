@@ -869,7 +869,7 @@ class ListDeliveriesResponse(_message.Message):
     """The page_token of the next page. Empty: this is the last one."""
     @_builtins.property
     def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delivery]:
-        """The deliveries. A page may be short, or even empty, and not be the last one."""
+        """The deliveries."""
 
     def __init__(
         self,
