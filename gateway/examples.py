@@ -19,11 +19,6 @@ _VALUES: dict[str, Any] = {
     "body_html": "<p>Hello</p>",
     "body_text": "Hello",
     "scheduled_at": "2026-02-11T02:00:00Z",
-<<<<<<< HEAD
-    "states": ["unknown"],
-    "outcome": "sent",
-=======
->>>>>>> 4aed0ce (Make a job once however often it is asked for; pause, resume, retry and resolve it, and list what became of each mail)
     "id": _UUID,
     "idempotency_key": "d3b07384-d9a0-4c9b-8f8e-3f1f6c1f0b5a",
     "states": ["failed"],

@@ -16,12 +16,8 @@ import structlog
 from send_engine import job_states
 from send_engine.deliveries import HeldBatch
 from send_engine.recipients import Recipients
-<<<<<<< HEAD
 from send_engine.records import AudiencePage, Lane, PlanProgress
-=======
-from send_engine.records import AudienceMember, AudiencePage, Lane, PlanProgress
 from send_engine.rounds import Rounds
->>>>>>> 4aed0ce (Make a job once however often it is asked for; pause, resume, retry and resolve it, and list what became of each mail)
 from send_engine.storage import batches, deliveries, send_jobs
 from servicekit.database import Database
 from servicekit.errors import MessmailError, Reason

@@ -16,18 +16,22 @@ from messmail.send_engine.v1 import send_engine_pb2 as pb
 from messmail.send_engine.v1 import send_engine_pb2_grpc
 from send_engine.delivery_pages import DeliveryPages
 from send_engine.esp_accounts import EspAccountAdmin
-<<<<<<< HEAD
-from send_engine.records import OPERATOR, CountedJob, LimitScope, SendLimit, UnknownPolicy
-from send_engine.send_jobs import SendJobs, Wish
-from send_engine.send_limits import SendLimits
-=======
 from send_engine.idempotency import IdempotencyKey
-from send_engine.records import CountedJob, Delivery, DeliveryState, ShownState, UnknownPolicy
+from send_engine.records import (
+    OPERATOR,
+    CountedJob,
+    Delivery,
+    DeliveryState,
+    LimitScope,
+    SendLimit,
+    ShownState,
+    UnknownPolicy,
+)
 from send_engine.rounds import Rounds
 from send_engine.send_jobs import SendJobs, Wish
+from send_engine.send_limits import SendLimits
 from send_engine.sending import delivery_id
 from send_engine.unknowns import Unknowns
->>>>>>> 4aed0ce (Make a job once however often it is asked for; pause, resume, retry and resolve it, and list what became of each mail)
 from servicekit.access import caller
 from servicekit.errors import MessmailError, Reason, invalid_field
 

@@ -39,7 +39,7 @@ def batches_with(
     count = " + ".join(state.value for state in states)
     rows = connection.execute(
         sa.text(
-            f"SELECT id, {count} AS count FROM batches WHERE tenant_id = :tenant AND job_id = :job AND {count} > 0 "
+            f"SELECT id, {count} AS ended FROM batches WHERE tenant_id = :tenant AND job_id = :job AND {count} > 0 "
             "AND id > :after AND round < :round ORDER BY id LIMIT :limit FOR NO KEY UPDATE"
         ),
         {
@@ -50,7 +50,7 @@ def batches_with(
             "limit": limit,
         },
     )
-    return [(row.id, row.count) for row in rows]
+    return [(row.id, row.ended) for row in rows]
 
 
 def move(

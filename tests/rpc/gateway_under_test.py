@@ -245,7 +245,7 @@ class GatewayUnderTest:
 
 def serve_services(seen: Seen) -> tuple[RunningServer, RunningServer]:
     """Serves the two public services on free ports."""
-    member_center, send_engine = MemberCenter(seen), SendEngine(seen)
+    member_center, send_engine = MemberCenter(seen), SendEngine(seen)  # type: ignore[abstract]
     verifier = TokenVerifier(ISSUER, KEYS)
     return (
         start_server(

@@ -198,7 +198,7 @@ def test_a_server_does_not_start_with_an_rpc_that_nobody_may_call() -> None:
 def test_a_taken_port_is_an_error() -> None:
     service = Service(
         "messmail.send_engine.v1.SendEngine",
-        lambda server: send_engine_pb2_grpc.add_SendEngineServicer_to_server(Echo(), server),
+        lambda server: send_engine_pb2_grpc.add_SendEngineServicer_to_server(ECHO, server),
     )
     running = start_server("127.0.0.1:0", [service], TokenVerifier(ISSUER, Ring()))
     with pytest.raises(RuntimeError):
