@@ -124,12 +124,13 @@ def test_no_mail_is_begun_a_second_after_a_pause_even_in_a_long_group(send_engin
     assert set(Counter(send_engine.sink.recipients()).values()) == {2}
 
 
-def test_a_job_that_is_not_sending_cannot_be_paused_and_a_pause_survives_a_cancel_or_not(
+def test_a_job_that_is_not_sending_cannot_be_paused_and_another_tenants_does_not_exist(
     send_engine: Installation,
 ) -> None:
     newsletter = send_engine.member_center.newsletter(people=2)
     job = send_engine.create(newsletter)
-    for verb, fields in (("Pause", {}), ("Resume", {}), ("Retry", {"states": [FAILED]})):
+    early: list[tuple[str, dict[str, Any]]] = [("Pause", {}), ("Resume", {}), ("Retry", {"states": [FAILED]})]
+    for verb, fields in early:
         error = refusal(send_engine, verb, job, **fields)
         assert error.reason == Reason.ERROR_REASON_SEND_JOB_WRONG_STATE
         assert error.metadata == {"status": "scheduled"}
@@ -143,12 +144,7 @@ def test_a_job_that_is_not_sending_cannot_be_paused_and_a_pause_survives_a_cance
     nobodys = pb.SendJob(id=str(uuid.uuid4()), tenant_id=job.tenant_id)
     foreign = pb.SendJob(id=job.id, tenant_id=str(uuid.uuid4()))
     for unknown in (nobodys, foreign):
-        for verb, fields in (
-            ("Pause", {}),
-            ("Resume", {}),
-            ("Retry", {"states": [FAILED]}),
-            ("Resolve", {"outcome": pb.RESOLVED_OUTCOME_SENT, "all": True}),
-        ):
+        for verb, fields in (*early, ("Resolve", {"outcome": pb.RESOLVED_OUTCOME_SENT, "all": True})):
             assert refusal(send_engine, verb, unknown, **fields).reason == Reason.ERROR_REASON_SEND_JOB_NOT_FOUND
         with pytest.raises(grpc.RpcError):
             deliveries(send_engine, unknown)
