@@ -6,7 +6,6 @@ Whatever listens, polls or has a thread is started here and nowhere else.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import threading
 from contextlib import suppress
@@ -46,6 +45,7 @@ from servicekit.database import Database
 from servicekit.jwks import FetchedKeys
 from servicekit.keyring import MasterKeys
 from servicekit.server import RunningServer, Service, serve_until_stopped, start_server
+from servicekit.stop_signals import StopSignals
 from servicekit.telemetry import configure_logging
 from servicekit.tokens import TokenVerifier
 
@@ -201,9 +201,7 @@ class RunningWorker:
 def run_worker(settings: WorkerSettings | None = None) -> None:
     """Works until SIGTERM."""
     configure_logging("worker")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = StopSignals()
     worker = RunningWorker(settings or WorkerSettings())
     _log.info("ready", process="worker", pid=os.getpid())
     stop.wait()

@@ -6,8 +6,6 @@ before it stops, so that callers go elsewhere while what is under way finishes.
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from servicekit.rpc import Guard
+from servicekit.stop_signals import StopSignals
 from servicekit.tokens import TokenVerifier
 
 STOP_GRACE_SECONDS = 10.0
@@ -97,9 +96,7 @@ def start_server(
 
 def serve_until_stopped(name: str, running: RunningServer) -> None:
     """Says that the server is ready, and returns after SIGTERM or SIGINT once it has stopped."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = StopSignals()
     _log.info("ready", process=name, address=running.address)
     stop.wait()
     _log.info("stopping", process=name)
