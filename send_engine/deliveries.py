@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -78,12 +78,12 @@ def settle(
     if result.state is DeliveryState.UNKNOWN and status not in job_states.STOPPED:
         gives_up = now + timedelta(seconds=retry_delay(attempt)) > give_up_at
         if on_unknown is UnknownPolicy.RESEND and not gives_up:
-            return replace(result, state=DeliveryState.PENDING)
+            return result._replace(state=DeliveryState.PENDING)
     if result.state is DeliveryState.PENDING:
         if status in job_states.STOPPED:
-            return replace(result, state=DeliveryState.CANCELLED)
+            return result._replace(state=DeliveryState.CANCELLED)
         if result.tried and not result.domain and now + timedelta(seconds=retry_delay(attempt)) > give_up_at:
-            return replace(result, state=DeliveryState.FAILED, reason="gave_up")
+            return result._replace(state=DeliveryState.FAILED, reason="gave_up")
     return result
 
 

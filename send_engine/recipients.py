@@ -32,8 +32,8 @@ class Consent:
     """Who of a group may be mailed, as of read_at by Member Center's clock, and why the rest may not."""
 
     read_at: datetime
-    authorized: Mapping[UUID, Recipient]
-    refused: Mapping[UUID, str]
+    authorized: Mapping[bytes, Recipient]
+    refused: Mapping[bytes, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,26 +87,22 @@ class Recipients:
         domains = list(answer.recipient_domains)
         return AudiencePage(_datetime(answer.as_of), answer.subscription_ids, domains, answer.more)
 
-    def authorize(self, tenant_id: UUID, list_id: UUID, subscription_ids: Sequence[UUID]) -> Consent:
+    def authorize(self, tenant_id: UUID, list_id: UUID, subscription_ids: Sequence[bytes]) -> Consent:
         """Asks who of a group may be mailed now. Raises LIST_NOT_FOUND."""
         answer = self._feed.AuthorizeRecipients(
             feed.AuthorizeRecipientsRequest(
                 tenant_id=str(tenant_id),
                 list_id=str(list_id),
-                subscription_ids=[subscription_id.bytes for subscription_id in subscription_ids],
+                subscription_ids=subscription_ids,
             )
         )
-        authorized = {}
-        for one in answer.authorized:
-            subscription_id = UUID(bytes=one.subscription_id)
-            authorized[subscription_id] = Recipient(
-                subscription_id=str(subscription_id),
-                address=one.address,
-                preferences=orjson.loads(one.preferences_json) if one.preferences_json else {},
-                one_click_url=one.one_click_url,
-                preferences_url=one.preferences_url,
+        authorized = {
+            one.subscription_id: Recipient(
+                one.address, orjson.loads(one.preferences_json or "{}"), one.one_click_url, one.preferences_url
             )
-        refused = {UUID(bytes=one.subscription_id): _refusal(one.reason) for one in answer.refused}
+            for one in answer.authorized
+        }
+        refused = {one.subscription_id: _refusal(one.reason) for one in answer.refused}
         return Consent(_datetime(answer.read_at), authorized, refused)
 
     def lease_confirmations(self, size: int, lease_seconds: int) -> tuple[list[ConfirmationMail], bool]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 # Owns what is the installation's (docs/decisions/0006); no tenant has this id.
@@ -208,13 +208,14 @@ class Claim:
     domain: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Addressee:
-    """One row of a batch: the person is in Member Center, here is only the subscription."""
+class Addressee(NamedTuple):
+    """One row of a batch: the person is in Member Center, here is only the subscription, 16 bytes.
+
+    There is one for every mail, so it is a tuple, which is made several times as fast as a dataclass; so is Result.
+    """
 
     ordinal: int
-    subscription_id: UUID
-    attempts: int
+    subscription_id: bytes
     domain: str
 
 
@@ -240,8 +241,7 @@ class PlanProgress:
     after: UUID | None
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What became of one delivery: a final state, or PENDING when it is to be tried again.
 
     tried tells whether it was begun at all. domain is set when it waits for the permits of its domain, however long

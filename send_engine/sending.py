@@ -6,9 +6,9 @@ ledger cannot be written, nothing further is sent and the results wait to be rec
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
-import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -47,9 +47,14 @@ _STATES = {
 _log = structlog.get_logger()
 
 
-def delivery_id(job_id: UUID, subscription_id: UUID) -> str:
-    """Returns the id of a delivery: the same for every attempt, so that a mail sent twice can be told."""
-    return str(uuid.uuid5(job_id, subscription_id.hex))
+def delivery_id(job_id: UUID, subscription_id: bytes) -> str:
+    """Returns the id of a delivery: the same for every attempt, so that a mail sent twice can be told.
+
+    It is uuid5(job_id, the subscription in hex), written out because that takes several times as long.
+    """
+    digest = hashlib.sha1(job_id.bytes + subscription_id.hex().encode(), usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digest[16], 16) & 3]
+    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
 
 
 def message_id_domain(profile: ListProfile) -> str:

@@ -48,7 +48,6 @@ class Content:
 class Recipient:
     """One person who has consented, with links minted for this mail."""
 
-    subscription_id: str
     address: str
     preferences: Mapping[str, Any]
     one_click_url: str

@@ -12,7 +12,7 @@ from send_engine.composing.templates import compile_templates, names_for, names_
 
 _MEMORY = 256 * 1024 * 1024
 _SECONDS = 2
-_NOBODY = Recipient("nobody", "reader@example.org", {}, "https://example.org/leave", "https://example.org/preferences")
+_NOBODY = Recipient("reader@example.org", {}, "https://example.org/leave", "https://example.org/preferences")
 
 
 def main() -> None:

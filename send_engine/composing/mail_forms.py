@@ -115,7 +115,7 @@ class MailForms:
             *(_value_mark(f"{token}v{place}v", kind) for place, kind in enumerate(kinds)),
         ]
         address, link, preferences_link, marked_id, subject_mark, *values = marks
-        marked = Recipient("", address, dict(zip(self._preferences, values, strict=True)), link, preferences_link)
+        marked = Recipient(address, dict(zip(self._preferences, values, strict=True)), link, preferences_link)
         head, subject, rest = self._whole(marked, marked_id, texts)
         if QUOTED_PRINTABLE in rest:
             return None

@@ -5,6 +5,7 @@ A row is found by its batch, so that PostgreSQL looks into one partition only.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -26,16 +27,17 @@ _INSERT = sa.text(
     "WITH ORDINALITY AS r (subscription, domain, place)"
 )
 _SELECT = sa.text(
-    "SELECT ordinal, subscription_id, attempts, domain FROM deliveries "
+    "SELECT ordinal, uuid_send(subscription_id), domain FROM deliveries "
     "WHERE tenant_id = :tenant AND batch_id = :batch AND ordinal >= :start AND ordinal < :until ORDER BY ordinal"
 )
-# The clock is asked once, not for each row.
+# Most rows of a group share their result, so it is told once, with all their places. The clock is asked once too.
 _RECORD = sa.text(
     "UPDATE deliveries d SET state = r.state, reason = r.reason, last_reply = r.reply, "
     "attempts = attempts + r.tried, recorded_at = (SELECT messmail_now()) "
     "FROM json_to_recordset(CAST(:results AS json)) "
-    "AS r (ordinal integer, state text, reason text, reply text, tried integer) "
-    "WHERE d.tenant_id = :tenant AND d.batch_id = :batch AND d.ordinal = r.ordinal"
+    "AS r (ordinals integer[], state text, reason text, reply text, tried integer) "
+    "CROSS JOIN LATERAL unnest(r.ordinals) AS place "
+    "WHERE d.tenant_id = :tenant AND d.batch_id = :batch AND d.ordinal = place"
 )
 _MOVE = sa.text(
     "UPDATE deliveries d SET batch_id = :target, ordinal = m.new_ordinal, attempts = attempts + :more_attempts "
@@ -61,30 +63,19 @@ def insert(connection: Connection, tenant_id: UUID, batch_ids: Sequence[UUID], s
 def find(connection: Connection, tenant_id: UUID, batch_id: UUID, start: int, until: int) -> list[Addressee]:
     """Reads rows start to until of a batch."""
     rows = connection.execute(_SELECT, {"tenant": tenant_id, "batch": batch_id, "start": start, "until": until})
-    return [Addressee(row.ordinal, row.subscription_id, row.attempts, row.domain) for row in rows]
+    return [Addressee._make(row) for row in rows]
 
 
 def record(connection: Connection, tenant_id: UUID, batch_id: UUID, results: Sequence[Result]) -> None:
     """Writes results into their rows."""
-    connection.execute(
-        _RECORD,
-        {
-            "tenant": tenant_id,
-            "batch": batch_id,
-            "results": orjson.dumps(
-                [
-                    {
-                        "ordinal": result.ordinal,
-                        "state": result.state.value,
-                        "reason": result.reason,
-                        "reply": result.reply,
-                        "tried": int(result.tried),
-                    }
-                    for result in results
-                ]
-            ).decode(),
-        },
-    )
+    shared = defaultdict[tuple[str, str, str, bool], list[int]](list)
+    for result in results:
+        shared[result.state, result.reason, result.reply, result.tried].append(result.ordinal)
+    rows = [
+        {"ordinals": ordinals, "state": state, "reason": reason, "reply": reply, "tried": int(tried)}
+        for (state, reason, reply, tried), ordinals in shared.items()
+    ]
+    connection.execute(_RECORD, {"tenant": tenant_id, "batch": batch_id, "results": orjson.dumps(rows).decode()})
 
 
 def move(

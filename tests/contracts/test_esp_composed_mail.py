@@ -42,9 +42,7 @@ def random_mails(rng: random.Random, count: int) -> list[ComposedMail]:
     for number in range(count):
         html, text = ("".join(rng.choices(PIECES, k=rng.randrange(30))) for _ in range(2))
         content = Content(f"No. {number}", html if rng.random() < 0.7 else None, text, template=False)
-        to = Recipient(
-            "s", f"reader{number}@example.org", {}, f"https://mail.example/u/{number}", "https://mail.example/p"
-        )
+        to = Recipient(f"reader{number}@example.org", {}, f"https://mail.example/u/{number}", "https://mail.example/p")
         mails.append(JobComposer(PROFILE, content, "mail.example").compose(to, f"d-{number}", NOW))
     return mails
 

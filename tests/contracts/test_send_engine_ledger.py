@@ -400,7 +400,7 @@ def test_a_recipient_over_whom_every_worker_is_lost_is_set_aside_and_the_rest_go
         held.settle_lapse(order())
         while not held.is_done:
             group = held.mark(min(64, held.most_at_once))
-            if any(row.subscription_id == poison[0] for row in group):
+            if any(row.subscription_id == poison[0].bytes for row in group):
                 lapse(eye)
                 break
             held.record([RESULTS["sent"](row.ordinal) for row in group], order())

@@ -84,7 +84,7 @@ def test_a_mail_is_the_same_whether_it_is_filled_in_or_composed_as_a_whole(
     whole._forms = None
     # The first makes the form that the others may fill.
     for preferences in [{"name": "Ann", "city": "Ulm", "lang": "en"}, *people]:
-        recipient = Recipient("s", address, preferences, f"https://m.example/{path}", f"https://m.example/p/{path}")
+        recipient = Recipient(address, preferences, f"https://m.example/{path}", f"https://m.example/p/{path}")
         assert compose(quick, recipient) == compose(whole, recipient)
 
 
@@ -97,7 +97,7 @@ def test_people_with_plain_values_share_few_forms(template: bool) -> None:
     for number in range(300):
         preferences = {"name": names.choice(["Ann", "Bob", "王小明", "", "Zoë"]), "lang": names.choice(["en", "zh-TW"])}
         link = f"https://m.example/{number:05}"
-        composer.compose(Recipient("s", f"m{number}@example.org", preferences, link, link), f"d-{number:05}", NOW)
+        composer.compose(Recipient(f"m{number}@example.org", preferences, link, link), f"d-{number:05}", NOW)
     forms = composer._forms
     assert forms is not None
     assert len(forms._forms) == (6 if template else 2)

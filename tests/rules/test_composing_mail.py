@@ -58,7 +58,6 @@ body = st.lists(body_line, max_size=8).flatmap(
 
 def recipient(**changed: Any) -> Recipient:
     fields: dict[str, Any] = {
-        "subscription_id": "s-1",
         "address": "reader@example.org",
         "preferences": {},
         "one_click_url": LEAVE,

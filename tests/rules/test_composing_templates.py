@@ -22,7 +22,7 @@ def compose(
     body_html: str | None = None, body_text: str | None = None, subject: str = "Hello", **preferences: Any
 ) -> EmailMessage:
     composer = JobComposer(PROFILE, Content(subject, body_html, body_text, True), "mail.example")
-    to = Recipient("s-1", "reader@example.org", preferences, LEAVE, PREFERENCES)
+    to = Recipient("reader@example.org", preferences, LEAVE, PREFERENCES)
     message = email.message_from_bytes(composer.compose(to, "d-1", NOW).data, policy=default)
     assert isinstance(message, EmailMessage)
     return message
@@ -95,7 +95,7 @@ def test_a_value_is_no_template() -> None:
 
 def test_bodies_that_are_no_template_are_sent_as_typed() -> None:
     composer = JobComposer(PROFILE, Content("{{ x }}", None, "{{ y }} {% z", False), "mail.example")
-    to = Recipient("s-1", "reader@example.org", {}, LEAVE, PREFERENCES)
+    to = Recipient("reader@example.org", {}, LEAVE, PREFERENCES)
     message = email.message_from_bytes(composer.compose(to, "d-1", NOW).data, policy=default)
     assert message["Subject"] == "{{ x }}"
     assert "{{ y }} {% z" in str(message.get_payload())
@@ -264,7 +264,7 @@ def test_one_recipients_values_fail_that_recipient_only() -> None:
     composer = JobComposer(PROFILE, Content("x", None, "{{ preferences.n + 1 }}", True), "mail.example")
 
     def to(**preferences: Any) -> Recipient:
-        return Recipient("s-1", "reader@example.org", preferences, LEAVE, PREFERENCES)
+        return Recipient("reader@example.org", preferences, LEAVE, PREFERENCES)
 
     assert b"\r\n42\r\n" in composer.compose(to(n=41), "d-1", NOW).data.replace(b"42.0", b"42")
     with pytest.raises(ContentError) as refused:
@@ -277,7 +277,7 @@ def test_one_recipients_values_fail_that_recipient_only() -> None:
 def test_a_template_cannot_change_a_recipient() -> None:
     preferences = {"name": "王"}
     composer = JobComposer(PROFILE, Content("x", None, "{{ preferences.clear() }}", True), "mail.example")
-    composer.compose(Recipient("s-1", "reader@example.org", preferences, LEAVE, PREFERENCES), "d-1", NOW)
+    composer.compose(Recipient("reader@example.org", preferences, LEAVE, PREFERENCES), "d-1", NOW)
     assert preferences == {"name": "王"}
 
 

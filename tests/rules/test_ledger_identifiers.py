@@ -6,6 +6,7 @@ import time
 import uuid
 from datetime import UTC, datetime, timedelta
 
+from send_engine.sending import delivery_id
 from servicekit.identifiers import least_uuid7, uuid7
 
 
@@ -25,3 +26,9 @@ def test_the_least_id_of_a_moment_parts_earlier_ids_from_later_ones() -> None:
     made = uuid7()
     assert least_uuid7(now - timedelta(seconds=1)) < made < least_uuid7(now + timedelta(seconds=10))
     assert least_uuid7(now).version == 7
+
+
+def test_the_id_of_a_delivery_is_that_of_its_subscription_in_the_job() -> None:
+    for _ in range(100):
+        job, subscription = uuid.uuid4(), uuid.uuid4()
+        assert delivery_id(job, subscription.bytes) == str(uuid.uuid5(job, subscription.hex))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -16,7 +15,7 @@ NOW = datetime(2026, 11, 23, tzinfo=UTC)
 LATER = NOW + timedelta(hours=24)
 RESEND, HOLD = UnknownPolicy.RESEND, UnknownPolicy.HOLD
 DEFERRED = Result(0, DeliveryState.PENDING, "network", "451 4.7.1 later")
-UNSENT = replace(DEFERRED, tried=False)
+UNSENT = DEFERRED._replace(tried=False)
 UNKNOWN = Result(0, DeliveryState.UNKNOWN, "network", "the connection was lost")
 
 
