@@ -38,12 +38,16 @@ bench-distance: $(READY) ## measure mails per second over one connection of 50 m
 
 # ---- checking it
 
-.PHONY: test test-fast lint format typecheck
+.PHONY: test test-fast faults lint format typecheck
 test: lint typecheck ## everything: lint, types and every test; at the end, what could not run on this machine
 	$(PYTEST) $(ARGS)
 
 test-fast: $(READY) ## the tests that take seconds
 	$(PYTEST) -m "not slow and not browser" $(ARGS)
+
+SHARE ?= 1
+faults: $(READY) ## hurt everything as often as the claims ask for, and write docs/reliability.md (SHARE=0.2 for a fifth)
+	MESSMAIL_FAULTS_SHARE=$(SHARE) MESSMAIL_FAULTS_WRITE=1 $(PYTEST) tests/faults $(ARGS)
 
 lint: $(READY) ## ruff: rules and formatting
 	$(BIN)/ruff check
@@ -94,7 +98,7 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 
 lock: $(READY) ## pin every package again (ARGS=--upgrade for newer ones)
 	$(BIN)/$(COMPILE) --extra embedded --output-file requirements.lock
-	$(BIN)/$(COMPILE) --extra embedded --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(BIN)/$(COMPILE) --extra embedded --extra rabbitmq --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean: ## remove what builds and tests left (not .venv, not your data)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
