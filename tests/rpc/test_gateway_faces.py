@@ -68,6 +68,32 @@ def test_a_created_resource_is_answered_with_201_and_its_place(gateway: GatewayU
     assert job["name"] == ""
 
 
+def test_a_header_that_the_contract_names_becomes_a_field_of_the_request(gateway: GatewayUnderTest) -> None:
+    body = {"list_id": LIST, "subject": "Hi", "body_text": "x"}
+    for headers in ({}, {"Idempotency_Key": '"a-quoted-key"'}):
+        assert gateway.post_json("/api/send-jobs", body, **bearer(WRITE), **headers).status == 201
+        request = gateway.seen.requests[-1]
+        assert isinstance(request, se.CreateSendJobRequest)
+        assert request.idempotency_key == headers.get("Idempotency_Key", "")
+
+
+@pytest.mark.parametrize("key", ["", "\xfc", "a\tb"], ids=["empty", "latin", "tab"])
+def test_a_header_field_that_cannot_be_one_is_refused(gateway: GatewayUnderTest, key: str) -> None:
+    body = {"list_id": LIST, "subject": "Hi", "body_text": "x"}
+    answer = gateway.post_json("/api/send-jobs", body, **bearer(WRITE), Idempotency_Key=key)
+    assert (answer.status, violations(answer)) == (400, {"Idempotency-Key": "must be printable ASCII, and not empty"})
+
+
+def test_a_field_of_a_header_comes_from_nowhere_else(gateway: GatewayUnderTest) -> None:
+    body = {"list_id": LIST, "subject": "Hi", "body_text": "x", "idempotency_key": "k"}
+    for headers in ({}, {"Idempotency_Key": "k"}):
+        answer = gateway.post_json("/api/send-jobs", body, **bearer(WRITE), **headers)
+        assert (answer.status, violations(answer)) == (
+            400,
+            {"idempotency_key": "send it as the header Idempotency-Key"},
+        )
+
+
 def test_a_field_of_the_path_becomes_a_field_of_the_request(gateway: GatewayUnderTest) -> None:
     answer = gateway.call("GET", f"/api/send-jobs/{JOB}", **bearer(READ))
     assert (answer.status, answer.json["id"], answer.json["status"]) == (200, JOB, "sending")
