@@ -303,6 +303,9 @@ class Sink:
     def __init__(self) -> None:
         self.accepted: list[tuple[str, bytes]] = []
         self.delay = 0.0
+        # Seconds before the answer to the final dot, for those who have their own.
+        self.delays: dict[str, float] = {}
+        self.connections = 0
         # Asked for each recipient, with the attempt: what to answer to RCPT, b"" to take it, None to cut the line
         # after the final dot.
         self.answer: Callable[[str, int], bytes | None] = lambda recipient, attempt: b""
@@ -334,6 +337,7 @@ class Sink:
         await asyncio.gather(*serving, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         writer.write(b"220 sink ESMTP\r\n")
         recipient = ""
         try:
@@ -355,8 +359,8 @@ class Sink:
                     self.accepted.append((recipient, data))
                     if self._reply(recipient) is None:
                         return
-                    if self.delay:
-                        await asyncio.sleep(self.delay)
+                    if delay := self.delays.get(recipient, self.delay):
+                        await asyncio.sleep(delay)
                     writer.write(b"250 2.0.0 kept\r\n")
                 elif verb == b"QUIT":
                     writer.write(b"221 bye\r\n")

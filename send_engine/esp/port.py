@@ -49,20 +49,31 @@ class Category(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The last reply to one mail. `reply` holds no address and at most 512 characters."""
+    """The last reply to one mail. `reply` holds no address and at most 512 characters.
+
+    A mail that no session took was not `begun`; `reply` then says why not.
+    """
 
     verdict: Verdict
     code: int | None = None
     enhanced: str | None = None
     reply: str = ""
     category: Category | None = None
+    begun: bool = True
 
 
 class Esp(Protocol):
     """One ESP account."""
 
-    async def send(self, mails: Sequence[ComposedMail], abort: Callable[[], bool]) -> list[Outcome]:
+    async def send(
+        self,
+        mails: Sequence[ComposedMail],
+        abort: Callable[[], bool],
+        settled: Callable[[int, Outcome], None] | None = None,
+    ) -> list[Outcome]:
         """Sends the mails and returns one outcome for each, in their order.
+
+        Who cannot wait for the last of them is told each outcome once, as it comes, by `settled` in the event loop.
 
         Must not raise for anything the provider or the network does. Asks `abort` before it begins a mail; once that
         is true no further mail is begun, and those not begun are `unsent`. A mail whose final dot is out is waited

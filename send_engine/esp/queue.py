@@ -6,15 +6,21 @@ from collections.abc import Callable, Sequence
 
 from send_engine.esp.port import ComposedMail, Outcome, Verdict
 
-_UNSENT = Outcome(Verdict.unsent)
+_UNSENT = Outcome(Verdict.unsent, begun=False)
 
 
 class MailQueue:
     """Hands out mails by index and collects one outcome each. `settled` resolves when every mail has one."""
 
-    def __init__(self, mails: Sequence[ComposedMail], abort: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        mails: Sequence[ComposedMail],
+        abort: Callable[[], bool],
+        on_settled: Callable[[int, Outcome], None] | None = None,
+    ) -> None:
         self.mails = mails
         self.abort = abort
+        self._on_settled = on_settled
         self.settled = asyncio.get_running_loop().create_future()
         # The last reason why a session could not be had, for the mails that no session took.
         self.refusal: Outcome | None = None
@@ -50,6 +56,8 @@ class MailQueue:
     def settle(self, index: int, outcome: Outcome) -> None:
         """Records what became of one mail."""
         self._outcomes[index] = outcome
+        if self._on_settled is not None:
+            self._on_settled(index, outcome)
         self._open -= 1
         if self._open == 0 and not self.settled.done():
             self.settled.set_result(None)
@@ -58,4 +66,7 @@ class MailQueue:
         """Returns all outcomes; those nobody began are unsent after an abort, else `rest`."""
         if self._waiting and self.abort():
             rest = _UNSENT
+        for index, outcome in enumerate(self._outcomes):
+            if outcome is None:
+                self.settle(index, rest)
         return [outcome or rest for outcome in self._outcomes]

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from send_engine.esp.port import Category, ComposedMail, Outcome, Verdict
@@ -49,9 +50,14 @@ class SmtpEsp:
         self._idle: list[Session] = []
         self._partings: set[asyncio.Task[None]] = set()
 
-    async def send(self, mails: Sequence[ComposedMail], abort: Callable[[], bool]) -> list[Outcome]:
+    async def send(
+        self,
+        mails: Sequence[ComposedMail],
+        abort: Callable[[], bool],
+        settled: Callable[[int, Outcome], None] | None = None,
+    ) -> list[Outcome]:
         """Sends the mails; see `port.Esp`. Mails that no session could be had for are deferred."""
-        queue = MailQueue(mails, abort)
+        queue = MailQueue(mails, abort, settled)
         # Workers that hold no session yet; these may be told to stop waiting.
         waiting: set[asyncio.Task[None]] = set()
         workers = {asyncio.create_task(self._carry(queue, waiting)) for _ in range(min(self._connections, len(mails)))}
@@ -72,7 +78,7 @@ class SmtpEsp:
         for result in results:
             if isinstance(result, Exception):
                 raise result
-        return queue.outcomes(queue.refusal or _GIVEN_UP)
+        return queue.outcomes(replace(queue.refusal or _GIVEN_UP, begun=False))
 
     async def close(self) -> None:
         """Says QUIT on every idle session and waits a moment for the answers."""

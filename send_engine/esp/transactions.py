@@ -32,7 +32,7 @@ _PATH = re.compile(
 _MAIL, _RCPT, _DATA, _FINAL_DOT = Phase.mail, Phase.rcpt, Phase.data, Phase.final_dot
 _LONE_DOT, _RSET = Phase.lone_dot, Phase.rset
 
-_UNSENT = Outcome(Verdict.unsent)
+_UNSENT = Outcome(Verdict.unsent, begun=False)
 _NO_SMTPUTF8 = Outcome(
     Verdict.failed, None, "5.6.7", "the server does not offer SMTPUTF8, which this address needs", Category.mailbox
 )

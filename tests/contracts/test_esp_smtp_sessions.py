@@ -208,6 +208,39 @@ def test_a_quoted_local_part_and_an_empty_sender_are_addresses() -> None:
     assert (server.mails[0].sender, server.mails[0].recipient) == ("", '"a > b"@example.org')
 
 
+# ---- outcomes one by one
+
+
+def test_each_outcome_is_told_once_as_it_comes_and_in_the_answer_too() -> None:
+    told: dict[int, Outcome] = {}
+
+    async def scene(esp: SmtpEsp) -> list[Outcome]:
+        def settled(index: int, outcome: Outcome) -> None:
+            assert index not in told
+            told[index] = outcome
+
+        sending = asyncio.create_task(
+            esp.send([*mails(30), ComposedMail("", "no path", b"", False, False)], never, settled)
+        )
+        await until(lambda: len(told) >= 28)
+        assert not sending.done()
+        return await sending
+
+    server = SmtpServer(script={"dot": [Act(b"250 2.0.0 Ok\r\n", seconds=1.0), say("550 5.7.1 Spam")]})
+    outcomes, _ = play(server, scene, connections=2)
+    assert [told[index] for index in range(31)] == outcomes
+    assert sorted(verdicts(outcomes)) == ["accepted"] * 29 + ["failed"] * 2
+
+
+def test_what_no_session_took_is_told_too() -> None:
+    told: dict[int, Outcome] = {}
+    outcomes, _ = play(
+        SmtpServer(script={"greeting": [say_and("close", "554 5.7.1 Go away")] * 9}),
+        lambda esp: esp.send(mails(3), never, told.__setitem__),
+    )
+    assert [told[index] for index in range(3)] == outcomes
+
+
 # ---- what is kept of a reply
 
 

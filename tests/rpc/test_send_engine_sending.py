@@ -127,3 +127,42 @@ def test_a_relay_that_says_nothing_holds_up_no_other_tenants_confirmations(send_
             stuck: feed.MAIL_OUTCOME_DEFERRED,
         }, "what a stop breaks off is given back"
     assert send_engine.sink.recipients() == ["mei@mail.example", "lin@mail.example"]
+
+
+def test_the_confirmations_of_a_page_go_out_over_few_connections(send_engine: Installation) -> None:
+    newsletter = send_engine.member_center.newsletter()
+    mails = [send_engine.member_center.add_confirmation(newsletter, f"mei{n}@mail.example") for n in range(90)]
+    with send_engine.worker():
+        wait_until(lambda: len(outcomes(send_engine)) == 90, "the acknowledgements")
+    assert outcomes(send_engine) == dict.fromkeys(mails, feed.MAIL_OUTCOME_SENT)
+    assert len(set(send_engine.sink.recipients())) == len(send_engine.sink.accepted) == 90
+    assert send_engine.sink.connections <= 4
+
+
+def test_a_confirmation_is_acknowledged_before_a_slow_one_of_its_page(send_engine: Installation) -> None:
+    newsletter = send_engine.member_center.newsletter()
+    slow = send_engine.member_center.add_confirmation(newsletter, "slow@mail.example")
+    quick = [send_engine.member_center.add_confirmation(newsletter, f"mei{n}@mail.example") for n in range(20)]
+    send_engine.sink.delays["slow@mail.example"] = 3.0
+    with send_engine.worker():
+        # One may travel behind the slow one.
+        wait_until(lambda: len(outcomes(send_engine)) >= 19, "the quick ones")
+        assert slow not in outcomes(send_engine)
+        wait_until(lambda: len(outcomes(send_engine)) == 21, "all of them")
+    assert outcomes(send_engine) == dict.fromkeys([slow, *quick], feed.MAIL_OUTCOME_SENT)
+
+
+def test_however_many_mails_wait_for_a_slow_relay_the_others_go_out(send_engine: Installation) -> None:
+    center = send_engine.member_center
+    slow, quick = center.newsletter(), center.newsletter()
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        give_account(send_engine, slow, f"smtp://127.0.0.1:{mute.getsockname()[1]}")
+        stuck = {center.add_confirmation(slow, f"kai{n}@mail.example") for n in range(450)}
+        behind = center.add_confirmation(quick, "mei@mail.example")
+        with send_engine.worker():
+            wait_until(lambda: behind in outcomes(send_engine), "the mail behind them", seconds=15)
+            later = center.add_confirmation(quick, "lin@mail.example")
+            wait_until(lambda: later in outcomes(send_engine), "a later mail", seconds=5)
+        found = outcomes(send_engine)
+    assert (found.pop(behind), found.pop(later)) == (feed.MAIL_OUTCOME_SENT,) * 2
+    assert found == dict.fromkeys(stuck, feed.MAIL_OUTCOME_DEFERRED)
