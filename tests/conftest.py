@@ -13,22 +13,25 @@ import pytest
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
-# Where Debian's package libfaketime puts the library, on either kind of machine.
+# Where Debian's packages libfaketime and rabbitmq-server put what no PATH leads to.
 FAKETIME = tuple(f"/usr/lib/{machine}-linux-gnu/faketime/libfaketimeMT.so.1" for machine in ("x86_64", "aarch64"))
-# marker → the programs, or files, of which one is enough
+RABBITMQ = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+
+
+def one_of(*programs: str) -> bool:
+    """Tells whether this machine has one of these programs or files."""
+    return any(shutil.which(program) or os.path.exists(program) for program in programs)
+
+
+# marker → what it needs, and whether this machine has it
 EXTRAS = {
-    "browser": ("chromium", "chromium-browser", "google-chrome"),
-    "curl": ("curl",),
-    "faketime": FAKETIME,
+    "browser": ("chromium", one_of("chromium", "chromium-browser", "google-chrome")),
+    "curl": ("curl", one_of("curl")),
+    "faketime": ("libfaketime", one_of(*FAKETIME)),
+    "rabbitmq": ("rabbitmq-server", one_of(RABBITMQ)),
+    "namespaces": ("root with iproute2", os.geteuid() == 0 and one_of("ip")),
 }
-
-
-def is_there(program: str) -> bool:
-    """Tells whether this machine has a program or a file."""
-    return shutil.which(program) is not None or os.path.exists(program)
-
-
-MISSING = {marker: programs[0] for marker, programs in EXTRAS.items() if not any(map(is_there, programs))}
+MISSING = {marker: needed for marker, (needed, is_there) in EXTRAS.items() if not is_there}
 
 # The machine is shared by every worker, so how long one example takes says nothing; a failure prints what repeats it.
 hypothesis.settings.register_profile("messmail", deadline=None, print_blob=True)
@@ -39,7 +42,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips a test whose extra this machine lacks."""
     for marker, program in MISSING.items():
         if item.get_closest_marker(marker):
-            pytest.skip(f"not run: {program} is not installed")
+            pytest.skip(f"not run: this machine lacks {program}")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -242,9 +242,9 @@ class _End(asyncio.Protocol):
 
 
 @contextmanager
-def fault_proxy(to: str, weather: Weather = CLEAR) -> Iterator[FaultProxy]:
+def fault_proxy(to: str, weather: Weather = CLEAR, listen: str = "127.0.0.1:0") -> Iterator[FaultProxy]:
     """Runs a proxy to HOST:PORT for the length of a `with` block."""
-    proxy = FaultProxy(to, weather)
+    proxy = FaultProxy(to, weather, listen)
     try:
         yield proxy
     finally:
