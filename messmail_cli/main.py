@@ -18,7 +18,7 @@ _COMMANDS: Final = {
     "lists": ("lists", "Make and list a tenant's lists."),
     "clients": ("clients", "Make, rotate and disable OAuth clients."),
     "members": ("members", "Import members from a CSV file."),
-    "jobs": ("jobs", "Show, watch and cancel send jobs."),
+    "jobs": ("jobs", "Show, watch and steer send jobs, and list their deliveries."),
     "keys": ("keys", "Rotate signing and link keys."),
     "limits": ("limits", "Set limits of the installation or of one list."),
     "serve": ("processes", "Run one service: member-center, send-engine or gateway."),

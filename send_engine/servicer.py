@@ -230,7 +230,7 @@ def _state(state: pb.DeliveryState.ValueType) -> ShownState:
 
 def _delivery(job_id: UUID, delivery: Delivery) -> pb.Delivery:
     return pb.Delivery(
-        delivery_id=delivery_id(job_id, delivery.subscription_id),
+        delivery_id=delivery_id(job_id, delivery.subscription_id.bytes),
         subscription_id=str(delivery.subscription_id),
         recipient_domain=delivery.domain,
         state=pb.DeliveryState.Value(_STATE_PREFIX + delivery.state.name),

@@ -38,7 +38,7 @@ class Unknowns:
                 ordinals = [
                     ordinal
                     for ordinal, subscription_id in ended_deliveries.unknown(connection, tenant_id, after)
-                    if only is None or UUID(delivery_id(job_id, subscription_id)) in only
+                    if only is None or UUID(delivery_id(job_id, subscription_id.bytes)) in only
                 ]
                 if ordinals:
                     ended_deliveries.resolve(connection, tenant_id, after, ordinals, outcome)

@@ -35,7 +35,8 @@ def post(stack: Stack, token: str, key: str, body: dict[str, Any]) -> tuple[int,
 def test_one_key_makes_one_job_over_every_face(stack: Stack) -> None:
     newsletter = stack.make_newsletter()
     token = stack.access_token(newsletter.client)
-    key, body = str(uuid.uuid4()), {"list_id": newsletter.list_id, "subject": "Once", "body_text": "Hello"}
+    key = str(uuid.uuid4())
+    body: dict[str, Any] = {"list_id": newsletter.list_id, "subject": "Once", "body_text": "Hello"}
 
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(lambda _: post(stack, token, key, body), range(50)))
