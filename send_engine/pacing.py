@@ -69,12 +69,24 @@ class Pacing:
             return Group(marked, [], limits)
         return self._part(marked, limits)
 
+    def is_shut(self, account: EspAccount, outcomes: Sequence[Outcome]) -> bool:
+        """Notes whether an account takes mail at all, and tells whether it took none of these, which then wait with it.
+
+        A server that answers is not shut, whatever it says of the mails.
+        """
+        refused = sum(not outcome.begun and outcome.verdict is Verdict.deferred for outcome in outcomes)
+        if any(outcome.begun and outcome.code is not None for outcome in outcomes):
+            account.circuit.worked()
+        elif refused:
+            account.circuit.failed()
+        return 0 < refused == len(outcomes)
+
     def heed(
         self, group: Group, account: EspAccount, sent: Sequence[tuple[Addressee, Outcome]], seconds: float
     ) -> None:
         """Takes from what became of a group how fast to go on: domains that throttled are slowed for everybody."""
         if group.limits.are_set:
-            begun = {addressee.ordinal for addressee, outcome in sent if outcome.verdict is not Verdict.unsent}
+            begun = {addressee.ordinal for addressee, outcome in sent if outcome.begun}
             self.give_back(group, [one for one in group.addressees if one.ordinal not in begun])
         if any(outcome.verdict is Verdict.deferred for _, outcome in sent):
             throttled = slowdowns(((addressee.domain, outcome) for addressee, outcome in sent), seconds)

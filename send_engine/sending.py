@@ -114,9 +114,15 @@ class Sending:
         began_at = time.monotonic()
         outcomes = self._hand_over(held, account, [mail for _, mail in mails])
         sent = [(addressee, outcome) for (addressee, _), outcome in zip(mails, outcomes, strict=True)]
-        self._pacing.heed(marked, account, sent, time.monotonic() - began_at)
+        seconds = time.monotonic() - began_at
+        if self._pacing.is_shut(account, outcomes):
+            _log.warning("batch.no_session", batch=str(held.claim.batch_id), reply=outcomes[0].reply)
+            self._pacing.give_back(marked, marked.addressees)
+            held.release()
+            return False
         results += [_result(addressee, outcome) for addressee, outcome in sent]
         self._record(held, results + marked.waiting, order)
+        self._pacing.heed(marked, account, sent, seconds)
         return True
 
     def _authorize(self, held: HeldBatch, order: SendOrder, marked: Group) -> Consent | None:
@@ -150,7 +156,7 @@ class Sending:
             return stale or held.must_stop() or self._hurrying.is_set()
 
         outcomes = self._wait(held, self._loop.submit(account.esp.send(mails, must_stop)))
-        begun = sum(outcome.verdict is not Verdict.unsent for outcome in outcomes)
+        begun = sum(outcome.begun for outcome in outcomes)
         account.group_size.measured(begun, time.monotonic() - begun_at)
         return outcomes
 
@@ -229,7 +235,7 @@ def _result(addressee: Addressee, outcome: Outcome) -> Result:
         _STATES[outcome.verdict],
         reason="" if outcome.category is None else outcome.category.value,
         reply=reply,
-        tried=outcome.verdict is not Verdict.unsent,
+        tried=outcome.begun,
         domain=addressee.domain if is_throttle(outcome) else "",
     )
 
