@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from uuid import UUID
 
 import structlog
@@ -16,7 +17,7 @@ import structlog
 from send_engine import job_states
 from send_engine.deliveries import HeldBatch
 from send_engine.recipients import Recipients
-from send_engine.records import AudiencePage, Lane, PlanProgress
+from send_engine.records import AudiencePage, Claim, Lane, PlanProgress
 from send_engine.rounds import Rounds
 from send_engine.storage import batches, deliveries, send_jobs
 from servicekit.database import Database
@@ -27,6 +28,7 @@ PAGE_SIZE = 5000
 # Large enough that claims cost little, small enough that workers and tenants share a job evenly.
 BATCH_SIZE = 1000
 _LONGEST_REST_SECONDS = 60.0
+_MOST_RINGS = 8
 
 _log = structlog.get_logger()
 
@@ -57,18 +59,29 @@ class Planning:
             self._rounds.carry_out(held, self._lease_seconds, self._stopping)
             return
         progress = self._begin(held)
-        while progress is not None:
-            if self._stopping.is_set() or held.turn_is_over:
-                held.release()
-                return
-            try:
-                page = self._recipients.audience_page(
-                    claim.tenant_id, progress.list_id, progress.as_of, progress.after, PAGE_SIZE
-                )
-            except MessmailError as error:
-                self._stop_without_audience(held, error)
-                return
-            progress = self._store(held, progress, page)
+        if progress is None:
+            return
+        # Member Center reads a page while the one before it is stored.
+        with ThreadPoolExecutor(1, "audience") as ahead:
+            asked: Future[AudiencePage] | None = ahead.submit(self._ask, claim, progress)
+            while asked is not None:
+                try:
+                    page = asked.result()
+                except MessmailError as error:
+                    self._stop_without_audience(held, error)
+                    return
+                goes_on = not self._stopping.is_set() and not held.turn_is_over
+                stored = PlanProgress(progress.list_id, page.as_of, _last(page))
+                asked = ahead.submit(self._ask, claim, stored) if page.more and goes_on else None
+                if not self._store(held, progress, page):
+                    return
+                progress = stored
+        held.release()
+
+    def _ask(self, claim: Claim, progress: PlanProgress) -> AudiencePage:
+        return self._recipients.audience_page(
+            claim.tenant_id, progress.list_id, progress.as_of, progress.after, PAGE_SIZE
+        )
 
     def _begin(self, held: HeldBatch) -> PlanProgress | None:
         claim = held.claim
@@ -78,30 +91,32 @@ class Planning:
             batches.close(connection, claim)
         return None
 
-    def _store(self, held: HeldBatch, progress: PlanProgress, page: AudiencePage) -> PlanProgress | None:
-        """Stores a page with the cursor, and returns the new one; None when planning is over."""
+    def _store(self, held: HeldBatch, progress: PlanProgress, page: AudiencePage) -> bool:
+        """Stores a page with the cursor; False when planning is over."""
         claim = held.claim
         with self._database.tenant(claim.tenant_id) as connection:
             if not job_states.begin_planning(connection, claim.tenant_id, claim.job_id):
                 batches.close(connection, claim)
-                return None
+                return False
             if not batches.renew(connection, claim, self._lease_seconds):
-                return None
-            if page.domains:
-                after = UUID(bytes=page.subscription_ids[-16:])
+                return False
+            after = _last(page)
+            if after is not None:
                 starts = range(0, len(page.domains), BATCH_SIZE)
                 sizes = {uuid7(): min(BATCH_SIZE, len(page.domains) - start) for start in starts}
                 batches.insert_planned(connection, claim.tenant_id, claim.job_id, sizes)
                 deliveries.insert(connection, claim.tenant_id, list(sizes), BATCH_SIZE, page)
                 send_jobs.set_progress(connection, claim.tenant_id, claim.job_id, page.as_of, after)
-                progress = PlanProgress(progress.list_id, page.as_of, after)
             if page.more:
-                return progress
+                return True
             batches.close(connection, claim)
             job_states.begin_sending(connection, claim.tenant_id, claim.job_id)
         _log.info("job.planned", job=str(claim.job_id))
-        self._ring(Lane.BULK)
-        return None
+        # A slot for each batch hears it at once; the sweepers find what these rings do not wake.
+        pages_before = 0 if progress.after is None else _MOST_RINGS
+        for _ in range(min(pages_before + len(page.domains) // BATCH_SIZE + 1, _MOST_RINGS)):
+            self._ring(Lane.BULK)
+        return False
 
     def _stop_without_audience(self, held: HeldBatch, error: MessmailError) -> None:
         claim = held.claim
@@ -115,3 +130,7 @@ class Planning:
             ):
                 batches.close(connection, claim)
                 job_states.fail(connection, claim.tenant_id, claim.job_id, "the list no longer exists")
+
+
+def _last(page: AudiencePage) -> UUID | None:
+    return UUID(bytes=page.subscription_ids[-16:]) if page.subscription_ids else None
