@@ -1,11 +1,16 @@
 """Send Engine: turns one send job into a mail for every confirmed recipient and can say what became of each.
 
-send_jobs      making, reading, listing, cancelling and watching jobs
+send_jobs      making, reading, listing, pausing, cancelling and watching jobs
+idempotency    answering the same request again as the first time
 job_states     the states of a job and who changes them
 planning       writing down the audience of a job
+rounds         sending a completed job again to some of its audience
 deliveries     the ledger: claim, mark, record, release
 sending        one batch, group by group: mark, ask for consent, compose, send, record
 confirmations  the confirmation mails that wait in Member Center
+trials         sending a mail over which workers were lost in a process of its own
+delivery_pages what became of each delivery, page by page
+unknowns       settling deliveries whose fate is unknown
 recipients     asking Member Center: lists, audiences, consent
 composing/     mails as bytes
 esp/           handing mails to the provider

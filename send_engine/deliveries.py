@@ -42,10 +42,11 @@ LONGEST_RETRY_SECONDS = 3600.0
 TURN_SECONDS = 1.0
 # About as large as those that are planned.
 HELD_BATCH_SIZE = 1000
-# Recipients over whom a worker was lost are tried in ever smaller groups, and at last alone. One over whom three
-# workers in a row were lost while nobody else was in the group is set aside: fewer may be chance.
+# Recipients over whom a worker was lost are tried in a smaller group, and after a second loss each alone, in a process
+# of its own: see `trials`. What nevertheless takes worker after worker with it is set aside in the end.
 _GROUP_AFTER_LAPSES = {0: 2000, 1: 32}
-POISON_LAPSES = len(_GROUP_AFTER_LAPSES) + 3
+SUSPECT_LAPSES = len(_GROUP_AFTER_LAPSES)
+POISON_LAPSES = SUSPECT_LAPSES + 3
 
 _log = structlog.get_logger()
 
@@ -146,6 +147,11 @@ class HeldBatch:
     def most_at_once(self) -> int:
         """The most rows that may be marked at once."""
         return _GROUP_AFTER_LAPSES.get(self.claim.lapses, 1)
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether each of its mails may be what workers were lost over, and is to be tried in a process of its own."""
+        return self.claim.lapses >= SUSPECT_LAPSES
 
     def must_stop(self) -> bool:
         """Tells whether no further mail may be begun: the job was stopped, or the lease is over. Costs nothing."""

@@ -30,6 +30,7 @@ class EspAccount:
 
     esp: Esp
     owner: UUID
+    url: str = field(repr=False)
     group_size: GroupSize = field(default_factory=GroupSize)
     circuit: Circuit = field(default_factory=Circuit)
 
@@ -67,7 +68,7 @@ class EspAccounts:
         self._database = database
         self._keys = keys
         self._open_esp = open_esp
-        self._default = EspAccount(open_esp(default_url), OPERATOR)
+        self._default = EspAccount(open_esp(default_url), OPERATOR, default_url)
         self._opened: dict[tuple[UUID, str], EspAccount] = {(OPERATOR, default_url): self._default}
         self._known: dict[UUID, tuple[float, EspAccount]] = {}
         self._lock = threading.Lock()
@@ -95,7 +96,7 @@ class EspAccounts:
         with self._lock:
             account = self._opened.get((tenant_id, url))
             if account is None:
-                account = self._opened[tenant_id, url] = EspAccount(self._open_esp(url), tenant_id)
+                account = self._opened[tenant_id, url] = EspAccount(self._open_esp(url), tenant_id, url)
             return account
 
 

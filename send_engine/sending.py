@@ -26,6 +26,7 @@ from send_engine.pacing import Group, Pacing
 from send_engine.recipients import Consent, Recipients
 from send_engine.records import Addressee, Claim, DeliveryState, Result, SendOrder
 from send_engine.throttles import is_throttle
+from send_engine.trials import Trial, Trials, TrialUnavailableError
 from servicekit.errors import MessmailError, Reason
 
 LOOK_SECONDS = 0.3
@@ -33,6 +34,8 @@ LOOK_SECONDS = 0.3
 CONSENT_FRESH_SECONDS = 10.0
 # How long a batch rests when Member Center does not answer.
 CONSENT_RETRY_SECONDS = 5.0
+# How long a batch rests when no process for a trial can be started.
+TRIAL_RETRY_SECONDS = 5.0
 _RECORD_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 _PREPARED_JOBS = 16
 
@@ -72,6 +75,7 @@ class Sending:
         recipients: Recipients,
         accounts: EspAccounts,
         loop: MailLoop,
+        trials: Trials,
         stopping: threading.Event,
         hurrying: threading.Event,
     ) -> None:
@@ -81,6 +85,7 @@ class Sending:
         self._recipients = recipients
         self._accounts = accounts
         self._loop = loop
+        self._trials = trials
         self._stopping = stopping
         self._hurrying = hurrying
         self._prepared: OrderedDict[UUID, tuple[SendOrder, JobComposer]] = OrderedDict()
@@ -110,13 +115,22 @@ class Sending:
         consent = self._authorize(held, order, marked)
         if consent is None:
             return False
-        results, mails = _compose(marked.addressees, order.job_id, consent, composer)
         began_at = time.monotonic()
-        outcomes = self._hand_over(held, account, [mail for _, mail in mails])
-        sent = [(addressee, outcome) for (addressee, _), outcome in zip(mails, outcomes, strict=True)]
+        if held.is_suspect:
+            try:
+                results, sent = self._try_alone(held, order, account, marked.addressees, consent)
+            except TrialUnavailableError:
+                _log.exception("batch.no_trial", batch=str(held.claim.batch_id))
+                self._pacing.give_back(marked, marked.addressees)
+                held.release(TRIAL_RETRY_SECONDS)
+                return False
+        else:
+            results, mails = _compose(marked.addressees, order.job_id, consent, composer)
+            outcomes = self._hand_over(held, account, [mail for _, mail in mails])
+            sent = [(addressee, outcome) for (addressee, _), outcome in zip(mails, outcomes, strict=True)]
         seconds = time.monotonic() - began_at
-        if self._pacing.is_shut(account, outcomes):
-            _log.warning("batch.no_session", batch=str(held.claim.batch_id), reply=outcomes[0].reply)
+        if self._pacing.is_shut(account, [outcome for _, outcome in sent]):
+            _log.warning("batch.no_session", batch=str(held.claim.batch_id), reply=sent[0][1].reply)
             self._pacing.give_back(marked, marked.addressees)
             held.release()
             return False
@@ -160,6 +174,37 @@ class Sending:
         account.group_size.measured(begun, time.monotonic() - begun_at)
         return outcomes
 
+    def _try_alone(
+        self, held: HeldBatch, order: SendOrder, account: EspAccount, group: Sequence[Addressee], consent: Consent
+    ) -> tuple[list[Result], list[tuple[Addressee, Outcome]]]:
+        """Sends mails that may be what workers were lost over. Raises TrialUnavailableError; then none was begun.
+
+        One that its process dies of is set aside.
+        """
+        results, sent = list[Result](), list[tuple[Addressee, Outcome]]()
+        profile, content = ListProfile(**order.profile), _content_of(order)
+        for addressee in group:
+            recipient = consent.authorized.get(addressee.subscription_id)
+            if recipient is None:
+                results.append(_refused(addressee, consent))
+                continue
+            _try_to_look(held)
+            if held.must_stop() or self._hurrying.is_set():
+                sent.append((addressee, Outcome(Verdict.unsent, begun=False)))
+                continue
+            delivery = delivery_id(order.job_id, addressee.subscription_id)
+            trial = Trial(
+                account.url, profile, content, message_id_domain(profile), recipient, delivery, consent.read_at
+            )
+            answer = self._trials.make(trial, lambda: _try_to_look(held))
+            if isinstance(answer, Outcome):
+                sent.append((addressee, answer))
+                continue
+            reason = "poison" if answer is None else "content"
+            _log.warning("delivery.set_aside", delivery=delivery, reason=reason)
+            results.append(Result(addressee.ordinal, DeliveryState.FAILED, reason, answer or ""))
+        return results, sent
+
     def _wait(self, held: HeldBatch, sending: Future[list[Outcome]]) -> list[Outcome]:
         while True:
             try:
@@ -201,8 +246,11 @@ class Sending:
 def composer_of(order: SendOrder) -> JobComposer:
     """Prepares what does not vary between the mails of a job. Raises ContentError."""
     profile = ListProfile(**order.profile)
-    content = Content(order.subject, order.body_html, order.body_text, order.template)
-    return JobComposer(profile, content, message_id_domain(profile))
+    return JobComposer(profile, _content_of(order), message_id_domain(profile))
+
+
+def _content_of(order: SendOrder) -> Content:
+    return Content(order.subject, order.body_html, order.body_text, order.template)
 
 
 def _compose(
@@ -213,9 +261,7 @@ def _compose(
     for addressee in group:
         recipient = consent.authorized.get(addressee.subscription_id)
         if recipient is None:
-            # Who is in neither part of the answer was not authorized either.
-            reason = consent.refused.get(addressee.subscription_id, "no_answer")
-            results.append(Result(addressee.ordinal, DeliveryState.SUPPRESSED, reason, tried=False))
+            results.append(_refused(addressee, consent))
             continue
         try:
             mail = composer.compose(recipient, delivery_id(job_id, addressee.subscription_id), consent.read_at)
@@ -226,6 +272,12 @@ def _compose(
         else:
             mails.append((addressee, mail))
     return results, mails
+
+
+def _refused(addressee: Addressee, consent: Consent) -> Result:
+    # Who is in neither part of the answer was not authorized either.
+    reason = consent.refused.get(addressee.subscription_id, "no_answer")
+    return Result(addressee.ordinal, DeliveryState.SUPPRESSED, reason, tried=False)
 
 
 def _result(addressee: Addressee, outcome: Outcome) -> Result:

@@ -39,6 +39,7 @@ from send_engine.servicer import SendEngineAdminServicer, SendEngineServicer
 from send_engine.smtp_settings import SmtpSettings
 from send_engine.storage import idempotency_keys, partitions
 from send_engine.sweeper import Sweeper
+from send_engine.trials import Trials
 from send_engine.unknowns import Unknowns
 from servicekit import migrations
 from servicekit.clients import AccessTokens, open_internal_channel
@@ -155,7 +156,17 @@ class RunningWorker:
         newsletter_accounts, confirmation_accounts = (_accounts(settings, database) for _ in range(2))
         self._accounts = (newsletter_accounts, confirmation_accounts)
         pacing = Pacing(Permits(database))
-        sending = Sending(ledger, pacing, recipients, newsletter_accounts, self._loop, self._stopping, self._hurrying)
+        self._trials = Trials()
+        sending = Sending(
+            ledger,
+            pacing,
+            recipients,
+            newsletter_accounts,
+            self._loop,
+            self._trials,
+            self._stopping,
+            self._hurrying,
+        )
         self._doorbell = Doorbell(settings.broker_url.get_secret_value(), self._answer)
         rounds = Rounds(database, self._doorbell.ring)
         planning = Planning(database, recipients, rounds, terms.lease_seconds, self._doorbell.ring, self._stopping)
@@ -188,6 +199,7 @@ class RunningWorker:
         # A thread that waits for a broker which is away is a daemon, and left behind.
         with suppress(Exception):
             self._listener.stop(timeout=1000)
+        self._trials.close()
         for accounts in self._accounts:
             for esp in accounts.opened():
                 self._loop.submit(esp.close()).exception(timeout=5.0)
