@@ -1,4 +1,4 @@
-"""D3: what was answered with 2xx is stored, and a repeat with its Idempotency-Key makes one job, though services die."""
+"""D3: what was answered with 2xx is stored, and a repeat with its key makes one job, whichever service is killed."""
 
 from __future__ import annotations
 
