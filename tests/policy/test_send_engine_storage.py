@@ -97,7 +97,6 @@ def test_foreign_keys_are_composite(database: Ledgerbase) -> None:
     )
     assert sorted(keys) == [
         ("batches", "send_jobs", "tenant_id", 2),
-        ("deliveries", "batches", "tenant_id", 2),
         ("error_windows", "send_jobs", "tenant_id", 2),
         ("idempotency_keys", "send_jobs", "tenant_id", 2),
     ]
@@ -193,6 +192,28 @@ def test_a_row_cannot_point_across_tenants(database: Ledgerbase, two_tenants: tu
                 "WHERE tenant_id = %s",
                 other, one,
             )  # fmt: skip
+
+
+def test_a_delivery_is_of_a_batch_of_its_tenant(database: Ledgerbase, two_tenants: tuple[uuid.UUID, uuid.UUID]) -> None:
+    one, other = two_tenants
+    ((theirs,),) = database.rows("SELECT id FROM batches WHERE tenant_id = %s LIMIT 1", other)
+    insert = (
+        "INSERT INTO deliveries (tenant_id, batch_id, ordinal, subscription_id, domain) "
+        "SELECT %s, %s, 1000, gen_random_uuid(), ''"
+    )
+    for batch in (theirs, uuid.uuid4()):
+        with pytest.raises(psycopg.errors.ForeignKeyViolation):
+            database.change(insert, one, batch)
+        with pytest.raises(psycopg.errors.ForeignKeyViolation):
+            database.change("UPDATE deliveries SET batch_id = %s WHERE tenant_id = %s", batch, one)
+    ((ours,),) = database.rows("SELECT id FROM batches WHERE tenant_id = %s LIMIT 1", one)
+    database.change(insert, one, ours)
+
+
+def test_the_app_role_reaches_deliveries_through_their_table_only(database: Ledgerbase) -> None:
+    granted = "SELECT has_table_privilege(%s, inhrelid, 'INSERT, UPDATE') FROM pg_inherits"
+    role = sa.make_url(database.app_url).username
+    assert {row[0] for row in database.rows(granted, role)} == {False}
 
 
 def test_the_dispatch_role_sees_work_of_all_tenants_and_nothing_else(
