@@ -90,9 +90,9 @@ class Pacing:
             self.give_back(group, [one for one in group.addressees if one.ordinal not in begun])
         if any(outcome.verdict is Verdict.deferred for _, outcome in sent):
             throttled = slowdowns(((addressee.domain, outcome) for addressee, outcome in sent), seconds)
-            if throttled:
-                _log.info("domains.slowed", domains=len(throttled))
-                self._permits.slow(account.owner, throttled)
+            slowed = self._permits.slow(account.owner, throttled) if throttled else 0
+            if slowed:
+                _log.info("domains.slowed", domains=slowed)
 
     def give_back(self, group: Group, unused: Iterable[Addressee]) -> None:
         """Gives back the permits of rows that were not begun."""

@@ -117,16 +117,20 @@ class Permits:
             for name in names:
                 self._purses[name].permits += mails
 
-    def slow(self, account_owner: UUID, throttled: Mapping[str, tuple[float | None, float]]) -> None:
-        """Slows domains down for all mail over an account: domain to (mails a second it took, seconds to rest)."""
+    def slow(self, account_owner: UUID, throttled: Mapping[str, tuple[float, float]]) -> int:
+        """Slows domains down for all mail over an account, and returns how many. Raises UNAVAILABLE.
+
+        throttled has, by domain: the mails a second that it was sent, and the seconds that it is to rest.
+        """
         rows = [(domain, pace, rest) for domain, (pace, rest) in throttled.items()]
         with self._database.tenant(account_owner) as connection:
-            buckets.slow(connection, account_owner, rows)
+            slowed = buckets.slow(connection, account_owner, rows)
         with self._lock:
             for domain in throttled:
                 self._purses.pop(BucketName(account_owner, LimitScope.DOMAIN, domain), None)
         for key in [key for key in list(self._limits) if key[1] == account_owner]:
             self._limits.pop(key, None)
+        return slowed
 
     def _look(self, owner: UUID) -> list[BucketName]:
         with self._database.tenant(owner) as connection:

@@ -41,16 +41,15 @@ def rest_asked_for(reply: str) -> float:
     return min(float(found[1]) * _UNITS[(found[2] or "s").lower()], LONGEST_REST_SECONDS)
 
 
-def slowdowns(outcomes: Iterable[tuple[str, Outcome]], seconds: float) -> dict[str, tuple[float | None, float]]:
+def slowdowns(outcomes: Iterable[tuple[str, Outcome]], seconds: float) -> dict[str, tuple[float, float]]:
     """Returns which domains throttled among mails sent within some seconds.
 
-    For each: the mails a second that it took meanwhile, None if it took none, and the seconds it asks us to rest.
+    For each: the mails a second that it was sent meanwhile, and the seconds that it asks us to rest.
     """
     rests: dict[str, float] = {}
-    taken = Counter[str]()
+    sent = Counter[str]()
     for domain, outcome in outcomes:
-        if outcome.verdict is Verdict.accepted:
-            taken[domain] += 1
-        elif is_throttle(outcome):
+        sent[domain] += outcome.begun
+        if is_throttle(outcome):
             rests[domain] = max(rests.get(domain, 0.0), rest_asked_for(outcome.reply))
-    return {domain: (taken[domain] / max(seconds, 0.1) or None, rest) for domain, rest in rests.items()}
+    return {domain: (sent[domain] / max(seconds, 0.1), rest) for domain, rest in rests.items()}

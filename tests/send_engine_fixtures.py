@@ -410,7 +410,7 @@ class Installation:
     def worker(self, **settings: Any) -> Iterator[wiring.RunningWorker]:
         """Runs a worker for the length of a `with` block."""
         worker = wiring.RunningWorker(
-            wiring.WorkerSettings(**self.settings(send_engine_smtp_url=f"smtp://{self.sink.address}", **settings))
+            wiring.WorkerSettings(**self.settings(**{"send_engine_smtp_url": f"smtp://{self.sink.address}"} | settings))
         )
         try:
             yield worker

@@ -22,7 +22,7 @@ DOUBLING_SECONDS = 30.0
 FREE_PACE = 10_000.0
 SLOWEST_PACE = 0.1
 # Replies to mails that were under way when a domain was slowed do not slow it again.
-_SAME_THROTTLE_SECONDS = 3.0
+_SAME_THROTTLE_SECONDS = 2.0
 
 # The exponent is bounded, because power() fails where a double ends.
 _SLOWED = (
@@ -60,12 +60,12 @@ _TAKE = sa.text(
 _SLOW = sa.text(
     f"""
     INSERT INTO buckets AS b (tenant_id, scope, domain, slowed_to, slowed_at, filled_at)
-    SELECT :tenant, 'domain', domain, greatest({SLOWEST_PACE}, coalesce(pace / 2, 1)), messmail_now(),
+    SELECT :tenant, 'domain', domain, greatest({SLOWEST_PACE}, pace / 2), messmail_now(),
         messmail_now() + make_interval(secs => rest)
     FROM json_to_recordset(CAST(:throttled AS json)) AS r (domain text, pace float8, rest float8)
     ORDER BY domain
     ON CONFLICT (tenant_id, scope, domain) DO UPDATE
-    SET slowed_to = greatest({SLOWEST_PACE}, least({_PACE} / 2, excluded.slowed_to)), slowed_at = excluded.slowed_at,
+    SET slowed_to = greatest({SLOWEST_PACE}, coalesce({_PACE} / 2, excluded.slowed_to)), slowed_at = excluded.slowed_at,
         permits = 0, filled_at = greatest(b.filled_at, excluded.filled_at)
     WHERE b.slowed_at IS NULL OR b.slowed_at < messmail_now() - make_interval(secs => {_SAME_THROTTLE_SECONDS})
     """
@@ -99,13 +99,13 @@ def take(connection: Connection, tenant_id: UUID, asked: Iterable[tuple[LimitSco
     return [Grant(LimitScope(row.scope), row.domain, int(row.granted), float(row.next_after)) for row in rows]
 
 
-def slow(connection: Connection, tenant_id: UUID, throttled: Iterable[tuple[str, float | None, float]]) -> None:
-    """Slows domains to half their pace, or half the one given, whichever is less; and rests them some seconds.
+def slow(connection: Connection, tenant_id: UUID, throttled: Iterable[tuple[str, float, float]]) -> int:
+    """Slows domains to half their pace, and returns how many: those slowed a moment ago are not slowed again.
 
-    throttled has (domain, mails a second that the domain took just now, None if it took none; seconds to rest).
+    throttled has (domain, mails a second that it was sent where it had no pace, seconds that it is to rest).
     """
     rows = [{"domain": domain, "pace": pace, "rest": rest} for domain, pace, rest in throttled]
-    connection.execute(_SLOW, {"tenant": tenant_id, "throttled": orjson.dumps(rows).decode()})
+    return connection.execute(_SLOW, {"tenant": tenant_id, "throttled": orjson.dumps(rows).decode()}).rowcount
 
 
 def put(connection: Connection, tenant_id: UUID, scope: LimitScope, domain: str, rate: float | None) -> None:
