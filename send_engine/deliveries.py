@@ -296,7 +296,10 @@ class HeldBatch:
         self.release()
 
     def _put_off(self, connection: Connection, ordinals: Sequence[int], give_up_at: datetime) -> None:
-        """Moves rows to a batch for later; what one claim puts off shares a batch as long as nobody has taken it."""
+        """Moves rows to a batch for later; what one claim puts off shares a batch as long as nobody has taken it.
+
+        The worker has survived them, so they are suspect no longer.
+        """
         if not ordinals:
             return
         claim = self.claim
@@ -313,7 +316,7 @@ class HeldBatch:
                 lane=Lane.RETRY,
                 delay=retry_delay(claim.attempt),
                 attempt=claim.attempt + 1,
-                lapses=claim.lapses,
+                lapses=0,
                 give_up_at=give_up_at,
             )
         rows.move(connection, claim.tenant_id, claim.batch_id, ordinals, target, first)

@@ -330,7 +330,12 @@ def test_what_belongs_to_another_tenant_answers_as_if_it_did_not_exist(stack: St
 
     for method, path, sent in [
         ("GET", "/api/send-jobs/{}", None),
+        ("GET", "/api/send-jobs/{}/deliveries", None),
         ("POST", "/api/send-jobs/{}/cancel", b"{}"),
+        ("POST", "/api/send-jobs/{}/pause", b"{}"),
+        ("POST", "/api/send-jobs/{}/resume", b"{}"),
+        ("POST", "/api/send-jobs/{}/retry", b'{"states": ["failed"]}'),
+        ("POST", "/api/send-jobs/{}/resolve", b'{"outcome": "sent", "all": true}'),
     ]:
         foreign = send(stack, method, path.format(job), sent, token=token)
         random_id = send(stack, method, path.format(uuid.uuid4()), sent, token=token)

@@ -127,17 +127,30 @@ def test_every_curl_command_of_the_guide_does_what_it_says(stack: Stack, tmp_pat
     content = stack.mailbox.content(stack.mailbox.wait_for(READER, subject="Weekly Update"))
     assert "<p>Hello</p>" in content["HTML"]
     assert content["Text"].startswith("Hello")
+    values["IDEMPOTENCY_KEY"] = str(uuid.uuid4())
+    monthly = reader.run("/api/send-jobs", with_text="Idempotency-Key")
+    assert (monthly.status, monthly.body["status"]) == (201, "scheduled")
 
     both = stack.access_token(newsletter.client)
     values["ACCESS_TOKEN"] = both
-    for job in (short, long):
+    for job in (short, long, monthly):
         counters = stack.wait_for_job(job.body["id"], both)["counters"]
         assert (counters["total"], counters["sent"]) == (1, 1)
     values["SEND_JOB_ID"] = long.body["id"]
     shown = reader.run("/api/send-jobs/<SEND_JOB_ID>")
     assert (shown.status, shown.body["status"], shown.body["id"]) == (200, "completed", long.body["id"])
     listed = reader.run("/api/send-jobs", with_text="page_size")
-    assert [job["id"] for job in listed.body["send_jobs"]] == [long.body["id"], short.body["id"]]
+    assert [job["id"] for job in listed.body["send_jobs"]] == [job.body["id"] for job in (monthly, long, short)]
+    # Nobody of this job failed or is unknown, so these change nothing; what they do is tested elsewhere.
+    asked_for = reader.run("/api/send-jobs/<SEND_JOB_ID>/deliveries")
+    assert (asked_for.status, asked_for.body) == (200, {"deliveries": [], "next_page_token": ""})
+    retried = reader.run("/api/send-jobs/<SEND_JOB_ID>/retry")
+    assert (retried.status, retried.body) == (200, shown.body)
+    resolved = reader.run("/api/send-jobs/<SEND_JOB_ID>/resolve")
+    assert (resolved.status, resolved.body) == (200, {"resolved": 0, "send_job": shown.body})
+    for verb in ("pause", "resume"):
+        refused = reader.run(f"/api/send-jobs/<SEND_JOB_ID>/{verb}")
+        assert (refused.status, refused.body["reason"]) == (409, "SEND_JOB_WRONG_STATE")
 
     planned = stack.site.post_json(
         "/api/send-jobs",
