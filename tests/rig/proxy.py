@@ -124,6 +124,10 @@ class _Connection:
             await asyncio.get_running_loop().create_connection(lambda: self.server, *self._target)
         except OSError:
             self.end(Ending.RESET)
+            return
+        if self._over and self.server.transport is not None:
+            # It was cut while it was being opened.
+            self.server.transport.abort()
 
     def end(self, ending: Ending) -> None:
         if self._over:
