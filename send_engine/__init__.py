@@ -18,6 +18,7 @@ esp_accounts   whose mail leaves through which relay
 pacing         how many rows are sent at a time, and which have to wait
 send_limits    limits on mails a second, as an operator sets and sees them
 permits        what limits and throttled domains allow this worker now
+error_budget   what share of a job's mails may be refused before it is paused
 throttles      which replies ask us to slow down
 account_flow   how an ESP account takes mail: how many at a time, and whether at all
 lanes          how many batches of each kind a worker carries out at a time

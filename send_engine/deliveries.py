@@ -12,13 +12,14 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
 import structlog
 
 from send_engine import job_states
+from send_engine.error_budget import NOTHING, ErrorBudget
 from send_engine.records import (
     Addressee,
     BatchStatus,
@@ -30,7 +31,7 @@ from send_engine.records import (
     SendOrder,
     UnknownPolicy,
 )
-from send_engine.storage import Connection, batches, send_jobs, turns
+from send_engine.storage import Connection, batches, claims, send_jobs, turns
 from send_engine.storage import deliveries as rows
 from servicekit.database import Database
 from servicekit.failpoints import reached
@@ -57,11 +58,12 @@ class BatchLostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LedgerTerms:
-    """How long a claim holds, and for how long a delivery is tried."""
+    """How long a claim holds, for how long a delivery is tried, and how many may be refused."""
 
     worker: str
     lease_seconds: float = 60.0
     give_up_seconds: float = GIVE_UP_SECONDS
+    budget: ErrorBudget = field(default_factory=ErrorBudget)
 
 
 def retry_delay(attempt: int) -> float:
@@ -99,7 +101,7 @@ class Ledger:
         """Takes the next due or lapsed batch of a lane, of the tenant served longest ago; None when there is none."""
         claimed_at = time.monotonic()
         with self._database.dispatch() as connection:
-            claim = batches.claim(connection, lane, self._terms.worker, self._terms.lease_seconds)
+            claim = claims.take(connection, lane, self._terms.worker, self._terms.lease_seconds)
         if claim is None:
             return None
         reached("claimed")
@@ -108,7 +110,7 @@ class Ledger:
     def count_due(self, lane: Lane, most: int) -> int:
         """Counts batches of a lane that could be claimed now, up to most."""
         with self._database.dispatch() as connection:
-            return batches.count_due(connection, lane, most)
+            return claims.count_due(connection, lane, most)
 
     def order(self, claim: Claim) -> SendOrder:
         """Reads what is to be sent."""
@@ -246,11 +248,13 @@ class HeldBatch:
         """Records the results of the marked rows, all of them, in one transaction. Raises BatchLostError.
 
         Those that are tried again move to a batch of the retry lane. With the last row of the last batch, the job is
-        completed. Repeating it after a commit whose answer was lost changes nothing.
+        completed. Repeating it after a commit whose answer was lost changes nothing. A job whose error budget is spent
+        is paused.
         """
         claim, start, until = self.claim, self._position, self._marked_until
         with self._database.tenant(claim.tenant_id) as connection:
             # The last row may end the job, which needs the job to itself; the job is always locked before a batch.
+            window = NOTHING
             take = send_jobs.lock if until == claim.size else send_jobs.hold_status
             status = take(connection, claim.tenant_id, claim.job_id)
             assert status is not None
@@ -268,12 +272,16 @@ class HeldBatch:
                 self._put_back(connection, [result.ordinal for result in free if not result.tried])
                 self._hold(connection, [result for result in again if result.domain])
                 self._finish(connection, status, until)
+                if status is JobStatus.SENDING:
+                    window = self._terms.budget.count(connection, claim, settled)
             elif (batches.recorded_until(connection, claim) or 0) < until:
                 raise BatchLostError
         reached("recorded")
         if until == claim.size:
             reached("closed")
         self._position = until
+        if self._terms.budget.is_spent(window):
+            self._terms.budget.pause(self._database, claim, window)
 
     def release(self, delay: float | None = None, attempt: int | None = None) -> None:
         """Gives the batch back with nothing of it marked: to be called only when no mail of the group was begun.

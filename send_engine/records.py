@@ -256,6 +256,14 @@ class Result(NamedTuple):
     domain: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ErrorWindow:
+    """How many mails of a job were tried and how many of them refused since the window began."""
+
+    results: int
+    failures: int
+
+
 class LimitScope(StrEnum):
     """What a limit on mails a second is about."""
 

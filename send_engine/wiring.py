@@ -23,6 +23,7 @@ from send_engine.actors import Doorbell
 from send_engine.confirmations import Confirmations
 from send_engine.deliveries import GIVE_UP_SECONDS, Ledger, LedgerTerms
 from send_engine.delivery_pages import DeliveryPages
+from send_engine.error_budget import ErrorBudget
 from send_engine.esp_accounts import EspAccountAdmin, EspAccounts
 from send_engine.lanes import SLOTS, Lanes
 from send_engine.mail_loop import MailLoop
@@ -87,6 +88,10 @@ class WorkerSettings(_SharedSettings, SmtpSettings):
     send_engine_smtp_url: SecretStr
     send_engine_lease_seconds: float = Field(default=60.0, ge=1)
     send_engine_give_up_seconds: float = Field(default=GIVE_UP_SECONDS, ge=0)
+    # A job of which more than this share was refused within so long is paused, once there are enough results to tell.
+    send_engine_error_budget_percent: float = Field(default=25, ge=0, le=100)
+    send_engine_error_budget_results: int = Field(default=200, ge=1)
+    send_engine_error_budget_seconds: float = Field(default=600, gt=0)
 
 
 class OwnerSettings(BaseSettings):
@@ -149,6 +154,11 @@ class RunningWorker:
             worker=f"{socket.gethostname()}:{os.getpid()}",
             lease_seconds=settings.send_engine_lease_seconds,
             give_up_seconds=settings.send_engine_give_up_seconds,
+            budget=ErrorBudget(
+                share=settings.send_engine_error_budget_percent / 100,
+                least_results=settings.send_engine_error_budget_results,
+                window_seconds=settings.send_engine_error_budget_seconds,
+            ),
         )
         self._database = database
         ledger, recipients = Ledger(database, terms), _recipients(settings)

@@ -1,4 +1,4 @@
-"""Statements on batches: the work table. claim is for the dispatch role, everything else for a tenant's transaction.
+"""Statements on batches, the work table, in a tenant's transaction. How they are claimed is in claims.
 
 What a claim writes names its fence, so that whoever lost the batch meanwhile changes nothing.
 """
@@ -17,93 +17,6 @@ from send_engine.records import BatchStatus, Claim, DeliveryState, Lane
 from send_engine.storage.tables import batches
 
 _FENCED = "tenant_id = :tenant AND id = :batch AND fence = :fence"
-
-_IS_DUE = """
-    lane = :lane AND status = 'ready' AND due_at <= (SELECT messmail_now())
-    AND (lease_until IS NULL OR lease_until <= (SELECT messmail_now()))
-"""
-# Whose turn it is, and the batches among which each chooses. A tenant or domain without permits rests, and with it all
-# of its batches, without a look at any.
-_TENANTS = (
-    "(SELECT tenant_id FROM tenant_turns WHERE :resting OR rests_until <= (SELECT messmail_now()) ORDER BY served_at)",
-    "tenant_id = t.tenant_id",
-    "UPDATE tenant_turns t SET served_at = clock_timestamp() FROM due WHERE t.tenant_id = due.tenant_id",
-)
-_HELD_DOMAINS = (
-    "(SELECT h.tenant_id, h.domain FROM held_domains h JOIN tenant_turns USING (tenant_id) "
-    "WHERE h.due_at <= (SELECT messmail_now()) AND (:resting OR rests_until <= (SELECT messmail_now())) "
-    "ORDER BY h.due_at)",
-    "tenant_id = t.tenant_id AND domain = t.domain",
-    "UPDATE held_domains h SET due_at = messmail_now() FROM due WHERE h.tenant_id = due.tenant_id "
-    "AND h.domain = due.domain",
-)
-
-
-def _claim_by(turns: str, theirs: str, pass_on: str) -> sa.TextClause:
-    """The one served longest ago comes first; the subquery's order holds because a lateral join asks for one row of it
-    after the other, and stops at the first that has work.
-    """
-    return sa.text(
-        f"""
-        WITH due AS MATERIALIZED (
-            SELECT b.tenant_id, b.id, b.domain
-            FROM {turns} t CROSS JOIN LATERAL (
-                SELECT tenant_id, id, domain FROM batches WHERE {theirs} AND {_IS_DUE}
-                ORDER BY due_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
-            ) b LIMIT 1
-        ), turn AS ({pass_on})
-        UPDATE batches b
-        SET fence = fence + 1, worker = :worker, lease_until = messmail_now() + make_interval(secs => :lease)
-        FROM due WHERE b.tenant_id = due.tenant_id AND b.id = due.id
-        RETURNING b.tenant_id, b.id, b.job_id, b.lane, b.fence, b.attempt, b.lapses, b.size, b.marked_until,
-            b.recorded_until, b.give_up_at, b.round, b.domain
-        """
-    )
-
-
-def _due_by(turns: str, theirs: str) -> sa.TextClause:
-    return sa.text(
-        f"""
-        SELECT count(*) FROM (
-            SELECT FROM {turns} t CROSS JOIN LATERAL (
-                SELECT FROM batches WHERE {theirs} AND {_IS_DUE} LIMIT :most
-            ) b LIMIT :most
-        ) due
-        """
-    )
-
-
-_CLAIM, _CLAIM_HELD = _claim_by(*_TENANTS), _claim_by(*_HELD_DOMAINS)
-_DUE, _DUE_HELD = _due_by(*_TENANTS[:2]), _due_by(*_HELD_DOMAINS[:2])
-
-
-def claim(connection: Connection, lane: Lane, worker: str, lease_seconds: float) -> Claim | None:
-    """Takes the next due or lapsed batch of a lane; None when there is none."""
-    query = _CLAIM_HELD if lane is Lane.HELD else _CLAIM
-    row = connection.execute(query, _lane(lane) | {"worker": worker, "lease": lease_seconds}).first()
-    if row is None:
-        return None
-    return Claim(
-        tenant_id=row.tenant_id,
-        batch_id=row.id,
-        job_id=row.job_id,
-        lane=Lane(row.lane),
-        fence=row.fence,
-        attempt=row.attempt,
-        lapses=row.lapses,
-        size=row.size,
-        marked_until=row.marked_until,
-        recorded_until=row.recorded_until,
-        give_up_at=row.give_up_at,
-        round=row.round,
-        domain=row.domain,
-    )
-
-
-def count_due(connection: Connection, lane: Lane, most: int) -> int:
-    """Counts due or lapsed batches of a lane, up to most."""
-    query = _DUE_HELD if lane is Lane.HELD else _DUE
-    return int(connection.execute(query, _lane(lane) | {"most": most}).scalar_one())
 
 
 def insert_plan(connection: Connection, tenant_id: UUID, batch_id: UUID, job_id: UUID) -> None:
@@ -403,11 +316,6 @@ def _change(connection: Connection, held: Claim, change: str, condition: str = "
         sa.text(f"UPDATE batches SET {change} WHERE {_FENCED} AND {condition}"), _fence(held) | values
     )
     return done.rowcount == 1
-
-
-def _lane(lane: Lane) -> dict[str, Any]:
-    # Planning sends nothing, so it goes on while its tenant rests.
-    return {"lane": lane.value, "resting": lane is Lane.PLAN}
 
 
 def _fence(held: Claim) -> dict[str, Any]:
