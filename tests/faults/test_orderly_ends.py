@@ -75,7 +75,7 @@ def test_a_worker_that_is_asked_to_end_ends_in_time_and_doubles_nobody(
     with ground.crew(workers=2) as crew, ground.job(people) as job:
         for number in range(ends):
             job.wait_sent(int(people * (number + chance.random()) / (ends + 1)))
-            victim = chance.choice(crew.running())
+            victim = chance.choice([worker for worker in crew.running() if worker.has_logged("ready")])
             job.faults.append(time.time())
             began = time.monotonic()
             victim.send(signal.SIGTERM)

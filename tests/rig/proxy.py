@@ -90,9 +90,11 @@ class FaultProxy:
 
     async def _stop(self) -> None:
         self._server.close()
-        await self._reset_all()
-        # One turn for the transports to tell that they are gone.
-        await asyncio.sleep(0)
+        while self._open:
+            for connection in list(self._open):
+                connection.abort()
+            # The transports tell in the next turn that they are gone.
+            await asyncio.sleep(0.001)
 
     def opened(self, connection: _Connection) -> None:
         """Counts a connection; only its own calls this."""
@@ -136,16 +138,26 @@ class _Connection:
         if ending is Ending.SILENCE:
             return
         self._over = True
-        self.proxy.closed(self)
+        if ending is Ending.RESET:
+            self.abort()
+            return
         for end in (self.client, self.server):
-            if end.transport is None:
-                continue
-            if ending is Ending.RESET:
-                handle = end.transport.get_extra_info("socket")
+            if end.transport is not None:
+                end.transport.close()
+
+    def abort(self) -> None:
+        """Resets both ends that are there."""
+        self._connecting.cancel()
+        for end in (self.client, self.server):
+            handle = None if end.transport is None else end.transport.get_extra_info("socket")
+            if end.transport is not None and handle is not None:
                 handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 end.transport.abort()
-            else:
-                end.transport.close()
+
+    def lost(self) -> None:
+        """Is done with when both ends are gone."""
+        if all(end.transport is None or end.gone for end in (self.client, self.server)):
+            self.proxy.closed(self)
 
 
 class _End(asyncio.Protocol):
@@ -159,6 +171,7 @@ class _End(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         # Nothing passes any more, and nobody is told.
         self.deaf = False
+        self.gone = False
         self._passed = 0
         # What is due at the other end; None is the end of the stream.
         self._under_way: deque[bytes | None] = deque()
@@ -200,6 +213,8 @@ class _End(asyncio.Protocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.gone = True
+        self._connection.lost()
         if not self.deaf:
             # Behind whatever is still on its way.
             delay = max(0.0, self._last_due - self._now())
