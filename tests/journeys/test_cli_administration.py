@@ -40,6 +40,37 @@ def test_a_tenant_site_is_set_up_with_three_commands(stack: Stack) -> None:
     assert (job.status, job.answer["tenant_id"]) == (201, tenant)
 
 
+def test_an_operator_steers_a_job_and_exports_what_became_of_each_mail(stack: Stack, tmp_path: Path) -> None:
+    newsletter = stack.make_newsletter()
+    readers = [unique_address(f"reader{number}") for number in range(3)]
+    stack.import_members(newsletter, readers)
+    token = stack.access_token(newsletter.client)
+    body = {"list_id": newsletter.list_id, "subject": "Steered", "body_text": "Hello"}
+    job = stack.site.post_json("/api/send-jobs", body, token).answer["id"]
+    stack.wait_for_job(job, token)
+    of_job = ("--tenant", newsletter.tenant_id, job)
+
+    listed = stack.messmail("jobs", "deliveries", *of_job)["deliveries"]
+    assert [(one["state"], one["attempts"]) for one in listed] == [("sent", 1)] * 3
+    assert stack.messmail("jobs", "deliveries", "--state", "failed", *of_job) == {"deliveries": []}
+    file = tmp_path / "deliveries.csv"
+    assert stack.messmail("jobs", "deliveries", "--csv", str(file), *of_job) == {"written": 3, "file": str(file)}
+    with file.open(newline="") as opened:
+        written = list(csv.DictReader(opened))
+    assert {one["delivery_id"] for one in written} == {one["delivery_id"] for one in listed}
+    assert list(written[0]) == list(listed[0])
+    assert not any(reader in file.read_text() for reader in readers)
+
+    assert stack.messmail("jobs", "retry", "--state", "failed", *of_job)["status"] == "completed"
+    assert stack.messmail("jobs", "resolve", "--outcome", "sent", "--all", *of_job)["resolved"] == 0
+
+    later = stack.site.post_json("/api/send-jobs", body | {"scheduled_at": "2099-01-01T00:00:00Z"}, token).answer["id"]
+    of_later = ("--tenant", newsletter.tenant_id, later)
+    for verb in ("pause", "resume"):
+        assert "SEND_JOB_WRONG_STATE" in stack.run_command("jobs", verb, *of_later).stderr
+    assert stack.messmail("jobs", "cancel", *of_later)["status"] == "cancelled"
+
+
 def test_a_rotated_secret_works_beside_the_one_before_and_a_disabled_client_ends(stack: Stack) -> None:
     first = stack.make_newsletter().client
     rotated = stack.messmail("clients", "rotate", first.client_id)
