@@ -58,7 +58,7 @@ def test_an_operator_steers_a_job_and_exports_what_became_of_each_mail(stack: St
     with file.open(newline="") as opened:
         written = list(csv.DictReader(opened))
     assert {one["delivery_id"] for one in written} == {one["delivery_id"] for one in listed}
-    assert list(written[0]) == list(listed[0])
+    assert written[0].keys() == listed[0].keys()
     assert not any(reader in file.read_text() for reader in readers)
 
     assert stack.messmail("jobs", "retry", "--state", "failed", *of_job)["status"] == "completed"
