@@ -15,6 +15,8 @@ VARIABLE = "MESSMAIL_FAILPOINT"
 
 _NAME, _, _count = os.environ.get(VARIABLE, "").rpartition(":")
 _COUNT = int(_count) if _NAME else 0
+# Whether there is one; for what passes several boundaries at once when there is none.
+ARMED = bool(_NAME)
 _passings = itertools.count(1)
 
 

@@ -5,13 +5,13 @@ gets here it is decided that it may go.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+# Of these two one is made for every mail, and a tuple is made in a third of the time.
 
 
-@dataclass(frozen=True, slots=True)
-class ComposedMail:
+class ComposedMail(NamedTuple):
     """One mail for one recipient, ready for the wire.
 
     `data` has CRLF line ends, is dot-stuffed, ends with CRLF and lacks only the final dot.
@@ -47,8 +47,7 @@ class Category(StrEnum):
     network = "network"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The last reply to one mail. `reply` holds no address and at most 512 characters.
 
     A mail that no session took was not `begun`; `reply` then says why not.

@@ -13,7 +13,7 @@ import math
 import ssl
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from send_engine.esp.access_tokens import read_access_token
@@ -314,9 +314,9 @@ def refused_by(code: int, text: bytes, phase: Phase) -> SessionRefused:
     if code < 400:
         return refusal(f"the server answered {code} to {phase}")
     category = Category.network if code == 421 else Category.policy
-    outcome = replace(classify(code, text, phase), verdict=Verdict.deferred, category=category)
+    outcome = classify(code, text, phase)._replace(verdict=Verdict.deferred, category=category)
     if phase is Phase.auth:  # A careless server repeats what it was sent.
-        outcome = replace(outcome, reply="the server refused the credentials")
+        outcome = outcome._replace(reply="the server refused the credentials")
     return SessionRefused(outcome)
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from send_engine.esp.port import Category, ComposedMail, Outcome, Verdict
@@ -78,7 +77,7 @@ class SmtpEsp:
         for result in results:
             if isinstance(result, Exception):
                 raise result
-        return queue.outcomes(replace(queue.refusal or _GIVEN_UP, begun=False))
+        return queue.outcomes((queue.refusal or _GIVEN_UP)._replace(begun=False))
 
     async def close(self) -> None:
         """Says QUIT on every idle session and waits a moment for the answers."""

@@ -16,7 +16,7 @@ from send_engine.esp.queue import MailQueue
 from send_engine.esp.replies import Phase, Reply, accepted, classify
 from send_engine.esp.session import Session
 from send_engine.esp.timeouts import Timeouts
-from servicekit.failpoints import reached
+from servicekit.failpoints import ARMED, reached
 
 # Up to here a body and the next mail's commands are one write. A larger body goes alone, so that it is known whether
 # its dot has left; a small one counts as gone at once, which can only make a loss `unknown` instead of deferred.
@@ -49,6 +49,7 @@ class Transactions:
     def __init__(self, session: Session, queue: MailQueue, timeouts: Timeouts, mails_per_session: int) -> None:
         self._session = session
         self._wire = session.wire
+        self._extensions = session.extensions
         self._pipelining = session.extensions.pipelining
         self._queue = queue
         self._timeouts = timeouts
@@ -92,14 +93,12 @@ class Transactions:
 
     def on_replies(self, replies: Sequence[Reply]) -> None:
         """Takes the replies to the oldest commands without one."""
-        if len(replies) == 4 and self._ahead is not None and self._phase is _FINAL_DOT and self._dot_out:
+        if len(replies) == 4 and self._ahead is not None and self._phase is _FINAL_DOT and self._dot_out and not ARMED:
             # Nearly always: a mail was taken, and so were the next one's MAIL, RCPT and DATA. Half the work of the
             # careful way.
             (code, text), (mail_code, _), (rcpt_code, _), (data_code, _) = replies
             if code == mail_code == rcpt_code == 250 and data_code == 354 and not self._queue.abort():
                 self._steps += 4
-                for phase in (_FINAL_DOT, _MAIL, _RCPT, _DATA):
-                    reached(phase)
                 self._answered += 1
                 self._queue.settle(self._current, accepted(code, text))
                 self._current, self._ahead = self._ahead, None
@@ -244,7 +243,7 @@ class Transactions:
 
     def _commands(self, mail: ComposedMail) -> bytes:
         """Returns all commands of a mail where the server pipelines, else MAIL alone."""
-        size = f" SIZE={len(mail.data)}" if self._session.extensions.sizes else ""
+        size = f" SIZE={len(mail.data)}" if self._extensions.sizes else ""
         body = " BODY=8BITMIME" if mail.eight_bit else ""
         utf8 = " SMTPUTF8" if mail.smtputf8 else ""
         start = f"MAIL FROM:<{mail.envelope_sender}>{size}{body}{utf8}\r\n"
@@ -290,7 +289,7 @@ class Transactions:
         return None
 
     def _obstacle(self, mail: ComposedMail) -> Outcome | None:
-        extensions = self._session.extensions
+        extensions = self._extensions
         if mail.smtputf8 and not extensions.smtputf8:
             return _NO_SMTPUTF8
         if mail.eight_bit and not extensions.eight_bit:
