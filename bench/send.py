@@ -30,6 +30,8 @@ SENDING, WHOLE = "Messmail, sending", "Messmail, whole job"
 TARGETS = {SENDING: 0.7, WHOLE: 0.5}
 _SESSIONS = 10
 _AIOSMTPLIB_MAILS = 5_000
+# After so many its rate does not change any more.
+_SMTP_SOURCE_MAILS = 100_000
 _SAMPLE_MEMBERS = 200
 _LONGEST_JOB_SECONDS = 1800.0
 _LOOK_SECONDS = 0.5
@@ -190,7 +192,8 @@ def measure(stack: Stack, options: argparse.Namespace, folder: Path, port: int) 
     for number in range(1, options.rounds + 1):
         print(f"round {number} of {options.rounds}", file=sys.stderr, flush=True)
         with smtp_load.sink(folder, port) as sink:
-            rates[SMTP_SOURCE].append(smtp_load.smtp_source(sink, options.members, len(mail), _SESSIONS))
+            mails = min(options.members, _SMTP_SOURCE_MAILS)
+            rates[SMTP_SOURCE].append(smtp_load.smtp_source(sink, mails, len(mail), _SESSIONS))
         with smtp_load.sink(folder, port) as sink:
             rates[AIOSMTPLIB].append(smtp_load.aiosmtplib_loop(sink, _AIOSMTPLIB_MAILS, mail, _SESSIONS))
         with smtp_load.sink(folder, port) as sink:
@@ -233,6 +236,8 @@ def main() -> int:
     costs = result["cpu_microseconds_per_mail"]
     print("CPU microseconds a mail: " + ", ".join(f"{name} {cost:.0f}" for name, cost in costs.items()))
     print(f"without the sink: {sum(costs.values()) - costs['sink']:.0f}")
+    peaks = result["peak_private_mebibytes"]
+    print("peak private MiB: " + ", ".join(f"{name} {peak:.0f}" for name, peak in peaks.items()))
     report.save(
         options.save, rates, SMTP_SOURCE, members=options.members, workers=options.workers, targets=TARGETS, **result
     )

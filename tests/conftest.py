@@ -29,6 +29,7 @@ EXTRAS = {
     "curl": ("curl", one_of("curl")),
     "faketime": ("libfaketime", one_of(*FAKETIME)),
     "rabbitmq": ("rabbitmq-server", one_of(RABBITMQ)),
+    "postfix": ("postfix", one_of("smtp-sink", "/usr/sbin/smtp-sink")),
     "namespaces": ("root with iproute2", os.geteuid() == 0 and one_of("ip")),
 }
 MISSING = {marker: needed for marker, (needed, is_there) in EXTRAS.items() if not is_there}
