@@ -55,7 +55,7 @@ def database(base: Ledgerbase) -> Iterator[Database]:
 def eye(base: Ledgerbase) -> Iterator[psycopg.Connection]:
     """Sees every row, on an empty ledger whose clock is right."""
     with psycopg.connect(base.superuser_url, autocommit=True) as connection:
-        for table in ("deliveries", "batches", "send_jobs", "tenant_turns"):
+        for table in ("error_windows", "held_domains", "deliveries", "batches", "send_jobs", "tenant_turns"):
             connection.execute(f"DELETE FROM {table}".encode())
         connection.execute("UPDATE messmail_clock SET ahead = '0'")
         yield connection
@@ -101,7 +101,7 @@ class Story:
 
     def __init__(self, database: Database, eye: psycopg.Connection, policy: UnknownPolicy) -> None:
         self.database, self.eye, self.policy = database, eye, policy
-        for table in ("deliveries", "batches", "send_jobs", "tenant_turns"):
+        for table in ("error_windows", "held_domains", "deliveries", "batches", "send_jobs", "tenant_turns"):
             eye.execute(f"DELETE FROM {table}".encode())
         eye.execute("UPDATE messmail_clock SET ahead = '0'")
         self.ledger = Ledger(database, LedgerTerms("worker", LEASE, give_up_seconds=4 * 3600))
