@@ -214,7 +214,10 @@ class SetEspAccountRequest(_message.Message):
     tenant_id: _builtins.str
     """The tenant, a UUID."""
     smtp_url: _builtins.str
-    """The relay, for example "smtps://user:password@smtp.example:465" or "smtp://smtp.example:587"."""
+    """The relay, for example "smtps://user:password@smtp.example:465" or "smtp://smtp.example:587". With
+    "smtp+xoauth2://user@smtp.example:587?token=acme" the workers authenticate with the access token in the file "acme"
+    of their token folder.
+    """
     def __init__(
         self,
         *,
