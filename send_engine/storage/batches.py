@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -240,17 +241,15 @@ def advance(
 
     False when the batch is lost, or these rows have been counted already.
     """
-    changes = "".join(f", {state.value} = {state.value} + {int(count)}" for state, count in counts.items())
     return _change(
         connection,
         held,
-        "recorded_until = :until, moved = moved + :moved, "
-        "status = CASE WHEN size = :until THEN 'closed' ELSE status END, "
-        f"lease_until = CASE WHEN size = :until THEN NULL ELSE lease_until END{changes}",
+        _ADVANCE,
         "recorded_until = :start AND marked_until = :until",
         start=start,
         until=until,
         moved=moved,
+        **{state.value: counts.get(state, 0) for state in _FINAL},
     )
 
 
@@ -311,11 +310,24 @@ _CLOSED = (
 )
 
 
+# Always the same text, so that it is compiled once and planned once.
+_FINAL = tuple(state for state in DeliveryState if state is not DeliveryState.PENDING)
+_ADVANCE = (
+    "recorded_until = :until, moved = moved + :moved, "
+    "status = CASE WHEN size = :until THEN 'closed' ELSE status END, "
+    "lease_until = CASE WHEN size = :until THEN NULL ELSE lease_until END"
+    + "".join(f", {state.value} = {state.value} + :{state.value}" for state in _FINAL)
+)
+
+
 def _change(connection: Connection, held: Claim, change: str, condition: str = "true", **values: Any) -> bool:
-    done = connection.execute(
-        sa.text(f"UPDATE batches SET {change} WHERE {_FENCED} AND {condition}"), _fence(held) | values
-    )
+    done = connection.execute(_update(change, condition), _fence(held) | values)
     return done.rowcount == 1
+
+
+@cache
+def _update(change: str, condition: str) -> sa.TextClause:
+    return sa.text(f"UPDATE batches SET {change} WHERE {_FENCED} AND {condition}")
 
 
 def _fence(held: Claim) -> dict[str, Any]:

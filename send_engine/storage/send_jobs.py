@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -224,11 +225,13 @@ def set_progress(connection: Connection, tenant_id: UUID, job_id: UUID, as_of: d
 
 
 def _status(connection: Connection, tenant_id: UUID, job_id: UUID, locking: str) -> JobStatus | None:
-    found = connection.execute(
-        sa.text(f"SELECT status FROM send_jobs WHERE tenant_id = :tenant AND id = :job {locking}"),
-        {"tenant": tenant_id, "job": job_id},
-    ).scalar()
+    found = connection.execute(_status_text(locking), {"tenant": tenant_id, "job": job_id}).scalar()
     return None if found is None else JobStatus(found)
+
+
+@cache
+def _status_text(locking: str) -> sa.TextClause:
+    return sa.text(f"SELECT status FROM send_jobs WHERE tenant_id = :tenant AND id = :job {locking}")
 
 
 def _update(connection: Connection, tenant_id: UUID, job_id: UUID, **values: Any) -> None:
