@@ -165,9 +165,11 @@ class Sending:
         _try_to_look(held)
         begun_at = time.monotonic()
 
+        stale_at = begun_at + CONSENT_FRESH_SECONDS
+        clock, held_must_stop, is_hurrying = time.monotonic, held.must_stop, self._hurrying.is_set
+
         def must_stop() -> bool:
-            stale = time.monotonic() > begun_at + CONSENT_FRESH_SECONDS
-            return stale or held.must_stop() or self._hurrying.is_set()
+            return clock() > stale_at or held_must_stop() or is_hurrying()
 
         outcomes = self._wait(held, self._loop.submit(account.esp.send(mails, must_stop)))
         begun = sum(outcome.begun for outcome in outcomes)

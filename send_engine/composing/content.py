@@ -5,7 +5,7 @@ These are plain records; checking is in `headers` and `templates`, assembling in
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class ContentError(Exception):
@@ -44,9 +44,8 @@ class Content:
     template: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Recipient:
-    """One person who has consented, with links minted for this mail."""
+class Recipient(NamedTuple):
+    """One person who has consented, with links minted for this mail. A tuple, since there is one for every mail."""
 
     address: str
     preferences: Mapping[str, Any]
