@@ -13,7 +13,7 @@ PEOPLE_PER_KILL = 500
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("on_unknown", "asked", "short"), [("resend", 100, 6), ("hold", 100, 4)])
+@pytest.mark.parametrize(("on_unknown", "asked", "short"), [("resend", 100, 4), ("hold", 100, 2)])
 def test_kills_of_a_worker_lose_nobody_and_double_only_what_was_in_flight(
     ground: ProvingGround, chance: random.Random, record_property: object, on_unknown: str, asked: int, short: int
 ) -> None:
