@@ -31,7 +31,7 @@ class SmtpSettings(BaseSettings):
     send_engine_smtp_data_seconds: _Seconds = 120.0
     send_engine_smtp_block_seconds: _Seconds = 180.0
     send_engine_final_dot_seconds: _Seconds = 600.0
-    send_engine_smtp_quit_seconds: _Seconds = 5.0
+    send_engine_smtp_quit_seconds: _Seconds = 2.0
     send_engine_smtp_token_folder: Path | None = None
 
     def open_esp(self, url: str) -> SmtpEsp:

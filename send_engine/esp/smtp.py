@@ -18,7 +18,9 @@ _GIVEN_UP = Outcome(Verdict.deferred, None, None, "the server closes every sessi
 
 
 class SmtpEsp:
-    """Sends over at most `connections` sessions. All of its life belongs to one event loop.
+    """Sends over at most `connections` sessions, those that are just ending included.
+
+    All of its life belongs to one event loop.
 
     A session carries `mails_per_session` mails at most and none after `session_seconds`, and ends after `idle_seconds`
     without one, since relays limit all three. `tls` replaces the system's trust store; access tokens for XOAUTH2 lie in
@@ -47,6 +49,7 @@ class SmtpEsp:
         self._timeouts = timeouts or Timeouts()
         self._slots = asyncio.Semaphore(connections)
         self._idle: list[Session] = []
+        self._in_use = 0
         self._partings: set[asyncio.Task[None]] = set()
 
     async def send(
@@ -111,20 +114,32 @@ class SmtpEsp:
             waiting.discard(me)
 
     async def _session(self) -> Session:
-        while self._idle:
-            session = self._idle.pop()
-            if session.expiry is not None:
-                session.expiry.cancel()
-            if session.wire.lost is not None:
-                continue
-            if not self._is_used_up(session):
-                return session
-            self._part(session)
-        session = await open_session(self._introduction, self._timeouts)
+        while True:
+            while self._idle:
+                session = self._idle.pop()
+                if session.expiry is not None:
+                    session.expiry.cancel()
+                if session.wire.lost is not None:
+                    continue
+                if not self._is_used_up(session):
+                    self._in_use += 1
+                    return session
+                self._part(session)
+            if self._in_use + len(self._partings) < self._connections:
+                break
+            # Relays count connections, and one that has not closed yet still counts.
+            await asyncio.wait(self._partings, return_when=asyncio.FIRST_COMPLETED)
+        self._in_use += 1
+        try:
+            session = await open_session(self._introduction, self._timeouts)
+        except BaseException:
+            self._in_use -= 1
+            raise
         session.ends_at = asyncio.get_running_loop().time() + self._session_seconds
         return session
 
     def _release(self, session: Session) -> None:
+        self._in_use -= 1
         if session.wire.lost is not None:
             return
         if self._is_used_up(session):

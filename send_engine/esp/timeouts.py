@@ -17,4 +17,4 @@ class Timeouts:
     data: float = 120
     block: float = 180
     final_dot: float = 600
-    quit: float = 5
+    quit: float = 2
