@@ -34,7 +34,6 @@ _SETTINGS = {
     # The ledger of deliveries rests on these two; on the command line nobody can switch them off from inside.
     "fsync": "on",
     "synchronous_commit": "on",
-    "shared_buffers": "128MB",
     "max_connections": "200",
     "password_encryption": "scram-sha-256",
     "unix_socket_permissions": "0700",
@@ -108,6 +107,7 @@ class Postgres:
         settings = _SETTINGS | {
             "listen_addresses": self.address.host,
             "port": str(self.address.port),
+            "shared_buffers": f"{_shared_buffers()}MB",
             "unix_socket_directories": self.socket_directory,
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
@@ -154,6 +154,14 @@ class Postgres:
 
     def _url(self, user: str, password: str, database: str) -> str:
         return f"postgresql://{quote(user)}:{quote(password)}@{self.address}/{quote(database)}"
+
+
+def _shared_buffers() -> int:
+    """Returns an eighth of the machine's memory in MiB, 128 to 1,024: of it only what is used is taken.
+
+    A list of a million members is read in the order of random ids, so whatever does not fit is read again and again.
+    """
+    return int(min(max(psutil.virtual_memory().total // 8 // 2**20, 128), 1024))
 
 
 def _binaries(major: str | None, account: Account | None) -> Path:
