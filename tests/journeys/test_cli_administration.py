@@ -248,3 +248,21 @@ def test_a_limit_of_one_list_is_set_and_shown(stack: Stack) -> None:
     limits = stack.messmail("limits", "set", *of_list, "--subscribes-per-address-per-hour", "1")["limits"]
     assert limits["subscribes_per_address_per_hour"] == 1
     assert limits["subscribes_per_list_per_minute"] == 6000
+
+
+def test_limits_on_mails_a_second_are_set_shown_and_taken_away(stack: Stack) -> None:
+    tenant = ("--tenant", stack.make_tenant())
+    change = ("limits", "set-sending", *tenant, "--scope")
+    stack.messmail(*change, "tenant", "--mails-per-second", "50")
+    stack.messmail(*change, "domain", "--domain", "Mail.Example", "--mails-per-second", "2.5")
+    limits = stack.messmail("limits", "show-sending", *tenant)["limits"]
+    assert [(one["scope"], one["domain"], one["mails_per_second"]) for one in limits] == [
+        ("domain", "mail.example", 2.5),
+        ("tenant", "", 50.0),
+    ]
+    assert "mail.example" in stack.run_command("limits", "show-sending", *tenant).stdout
+    stack.messmail(*change, "tenant", "--mails-per-second", "0")
+    assert len(stack.messmail("limits", "show-sending", *tenant)["limits"]) == 1
+    refused = stack.run_command(*change, "domain", "--mails-per-second", "1")
+    assert refused.returncode == 1
+    assert "domain" in refused.stderr
