@@ -40,7 +40,7 @@ from servicekit.identifiers import uuid7
 GIVE_UP_SECONDS = 24 * 3600.0
 FIRST_RETRY_SECONDS = 30.0
 LONGEST_RETRY_SECONDS = 3600.0
-TURN_SECONDS = 1.0
+TURN_SECONDS = 0.5
 # About as large as those that are planned.
 HELD_BATCH_SIZE = 1000
 # Recipients over whom a worker was lost are tried in a smaller group, and after a second loss each alone, in a process
