@@ -45,7 +45,7 @@ def test_a_machine_that_is_cut_off_in_mid_job_costs_nobody_a_mail(
         unknown += counted.states["unknown"]
     hand_in(
         record_property,
-        FaultRow("D10 net", "machine cut off", asked, cuts, lost, duplicates, bound, unknown, recovery),
+        FaultRow("D1", "worker's machine cut off the network", asked, cuts, lost, duplicates, bound, unknown, recovery),
     )
     assert lost == 0
     assert duplicates <= bound
