@@ -3,6 +3,8 @@
 The baseline is pgbench, in C, inserting one row per transaction over 8 connections. Each round measures the baseline
 and then every call, so that what slows the machine slows both; the ratios are medians over the rounds. The limits stay
 in the path: they are raised by the operator's own command.
+
+The call named PASSING does nothing but pass through gateway and gRPC: no call that does something can be quicker.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from bench.installation import Stack, stack, token_form
 from local_stack.engines.postgres import Postgres
 
 BASELINE = "INSERT+COMMIT, 8 connections"
+PASSING = "keys (passing through)"
 SUBSCRIBE_TARGET = 0.12
 _CONNECTIONS = 32
 
@@ -85,6 +88,7 @@ def prepare(stack: Stack) -> dict[str, Iterator[bytes]]:
     ask_token = http_load.request("POST", "/oauth/token", form, content_type="application/x-www-form-urlencoded")
     read_job = http_load.request("GET", f"/api/send-jobs/{job}", token=token)
     return {
+        PASSING: itertools.repeat(http_load.request("GET", "/.well-known/jwks.json")),
         "token": itertools.repeat(ask_token),
         "subscribe": (
             http_load.request(
@@ -158,8 +162,10 @@ def main() -> int:
                     rounds[f"subscribe without {what}"].append(rate)
     print(report.table(rounds, BASELINE, "requests/s"))
     report.save(options.save, rounds, BASELINE, connections=_CONNECTIONS, subscribe_target=SUBSCRIBE_TARGET)
-    reached = report.ratios(rounds, BASELINE)["subscribe"]
-    print(f"subscribe: {reached:.3f} of the baseline (target {SUBSCRIBE_TARGET}); saved in {options.save}")
+    ratios = report.ratios(rounds, BASELINE)
+    reached = ratios["subscribe"]
+    print(f"subscribe: {reached:.3f} of the baseline (target {SUBSCRIBE_TARGET})")
+    print(f"subscribe: {reached / ratios[PASSING]:.2f} of what passes through; saved in {options.save}")
     return 0 if reached >= SUBSCRIBE_TARGET else 1
 
 

@@ -102,7 +102,7 @@ deliveries = sa.Table(
     sa.Column("reason", sa.Text, nullable=False, server_default=""),
     sa.Column("last_reply", sa.Text, nullable=False, server_default=""),
     sa.Column("recorded_at", _time),
-    # Of its batch a trigger makes sure, not a foreign key (docs/decisions/0010).
+    # Of its batch a trigger makes sure, not a foreign key (docs/decisions/0011).
     postgresql_partition_by="RANGE (batch_id)",
 )
 

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-CALLS = {"token", "subscribe", "preferences", "job read", "subscribe without RLS", "subscribe without consent log"}
+CALLS = {
+    "keys (passing through)",
+    "token",
+    "subscribe",
+    "preferences",
+    "job read",
+    "subscribe without RLS",
+    "subscribe without consent log",
+}
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A delivery's batch is looked up once for a statement, not once for a row (docs/decisions/0010)."""
+"""A delivery's batch is looked up once for a statement, not once for a row (docs/decisions/0011)."""
 
 from alembic import op
 
