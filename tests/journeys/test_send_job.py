@@ -107,7 +107,7 @@ def test_counters_add_up_all_the_while_and_who_leaves_meanwhile_is_not_mailed(
     mine = {address: received[address] for address in audience if address in received}
     # A group that was marked before somebody left may still reach them; groups are what is sent in a quarter second.
     late = {
-        entry["recipient"]: entry["time"] - leavers[entry["recipient"]]
+        entry["recipient"]: entry["at"] - leavers[entry["recipient"]]
         for entry in slow_sink.entries()
         if entry["recipient"] in leavers
     }
@@ -140,7 +140,7 @@ def test_cancel_bites_within_a_second_and_says_how_many_had_gone(slow_stack: Sta
         return counters if counters["sent"] + counters["cancelled"] == 4000 else None
 
     counters = wait_until(settled, "the groups under way to be recorded", 30)
-    times = [entry["time"] for entry in slow_sink.entries() if entry["recipient"].startswith("cancelled.")]
+    times = [entry["at"] for entry in slow_sink.entries() if entry["recipient"].startswith("cancelled.")]
     assert len(times) == counters["sent"]
     assert gone <= counters["sent"] <= gone + under_way
     assert max(times) < answered_at + 1.2
@@ -177,7 +177,7 @@ def test_a_scheduled_job_survives_a_restart_of_everything_and_fires_at_its_time(
             done = stack.wait_for_job(job, token, seconds=90)
             assert done["counters"]["sent"] == len(audience)
             # The sink's clock and the database's are one here. Early is never; late is a poll of the sweeper away.
-            times = [entry["time"] for entry in sink.entries()]
+            times = [entry["at"] for entry in sink.entries()]
             assert len(times) == len(audience)
             assert min(times) >= due.timestamp()
             assert max(times) < max(due.timestamp(), datetime.now(UTC).timestamp()) + 10

@@ -242,8 +242,12 @@ def test_a_tenants_esp_account_is_used_for_its_mail_and_its_credentials_are_show
     assert account.relay == f"smtp://{send_engine.sink.address}"
     stored = send_engine.database.rows("SELECT encrypted_url::text FROM esp_accounts")
     assert "sesame" not in str(stored)
-    # The sink offers no AUTH, so an account with credentials can only defer: nothing leaves by the default account.
+    # The sink offers no AUTH, so an account with credentials gets no session: it rests, nothing is attempted, and
+    # nothing leaves by the default account.
+    resting = f"SELECT 1 FROM tenant_turns WHERE tenant_id = '{newsletter.tenant_id}' AND rests_until > messmail_now()"
     with send_engine.worker():
         job = send_engine.create(newsletter)
-        wait_until(lambda: send_engine.get(job).counters.deferred == 2, "the deferral")
+        wait_until(lambda: send_engine.database.rows(resting), "the account to rest")
+        counters = send_engine.get(job).counters
+        assert (counters.total, counters.pending + counters.claimed + counters.sending) == (2, 2)
     assert send_engine.sink.accepted == []
