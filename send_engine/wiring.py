@@ -102,7 +102,7 @@ class OwnerSettings(BaseSettings):
 
     send_engine_database_url: SecretStr
     send_engine_app_password: SecretStr = SecretStr("")
-    # Deliveries older than this are dropped. Left out: none are.
+    # Deliveries older than this are dropped, by whole weeks in which no batch is open any more. Left out: none are.
     send_engine_keep_weeks: int | None = Field(default=None, ge=1)
 
 
@@ -259,9 +259,11 @@ def maintain(owner_url: str | None = None, keep_weeks: int | None = None) -> Non
     with migrations.owner(owner_url) as connection:
         now: datetime = connection.execute(sa.text("SELECT messmail_now()")).scalar_one()
         made = partitions.make_ahead(connection, now)
-        dropped = [] if keep_weeks is None else partitions.drop_before(connection, now - timedelta(weeks=keep_weeks))
+        dropped, open_weeks = list[str](), list[str]()
+        if keep_weeks is not None:
+            dropped, open_weeks = partitions.drop_before(connection, now - timedelta(weeks=keep_weeks))
         keys = idempotency_keys.remove_old(connection)
-    _log.info("maintained", database=NAME, made=made, dropped=dropped, idempotency_keys=keys)
+    _log.info("maintained", database=NAME, made=made, dropped=dropped, still_open=open_weeks, idempotency_keys=keys)
 
 
 def _recipients(settings: _SharedSettings) -> Recipients:

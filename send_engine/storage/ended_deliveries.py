@@ -34,13 +34,16 @@ def batches_with(
 ) -> list[tuple[UUID, int]]:
     """Locks the next batches of a job that have deliveries in these states, and returns each with their number.
 
-    After this batch, by id; only of rounds before this one, if it is given.
+    After this batch, by id; only of rounds before this one, if it is given. One whose deliveries are kept no longer
+    still counts them, and is left out.
     """
     count = " + ".join(state.value for state in states)
     rows = connection.execute(
         sa.text(
-            f"SELECT id, {count} AS ended FROM batches WHERE tenant_id = :tenant AND job_id = :job AND {count} > 0 "
-            "AND id > :after AND round < :round ORDER BY id LIMIT :limit FOR NO KEY UPDATE"
+            f"SELECT id, {count} AS ended FROM batches b WHERE tenant_id = :tenant AND job_id = :job AND {count} > 0 "
+            "AND id > :after AND round < :round AND EXISTS ("
+            "SELECT FROM deliveries d WHERE d.tenant_id = b.tenant_id AND d.batch_id = b.id) "
+            "ORDER BY id LIMIT :limit FOR NO KEY UPDATE OF b"
         ),
         {
             "tenant": tenant_id,

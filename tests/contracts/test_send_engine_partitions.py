@@ -57,7 +57,7 @@ def test_a_delivery_of_an_unforeseen_time_is_kept_all_the_same(base: Ledgerbase)
     assert add_delivery(base, least_uuid7(datetime.now(UTC) + timedelta(weeks=60))) == "deliveries_default"
 
 
-def test_upkeep_makes_the_coming_weeks_and_drops_those_past_keeping(base: Ledgerbase) -> None:
+def test_upkeep_makes_the_coming_weeks_and_drops_those_past_keeping_that_are_done_with(base: Ledgerbase) -> None:
     first = base.rows(PARTITIONS)[0][0]
     add_delivery(base, uuid7())
     base.move_clock(timedelta(weeks=4).total_seconds())
@@ -66,6 +66,11 @@ def test_upkeep_makes_the_coming_weeks_and_drops_those_past_keeping(base: Ledger
     assert base.rows("SELECT count(*) FROM deliveries") == [(1,)]
     wiring.maintain(base.owner_url, keep_weeks=5)
     assert base.rows(PARTITIONS)[0][0] == first
+    # Somebody of that week may still be to be sent a mail.
+    wiring.maintain(base.owner_url, keep_weeks=2)
+    assert base.rows(PARTITIONS)[0][0] == first
+    assert base.rows("SELECT count(*) FROM deliveries") == [(1,)]
+    base.change("UPDATE batches SET status = 'closed', recorded_until = 1, marked_until = 1, failed = 1")
     wiring.maintain(base.owner_url, keep_weeks=2)
     assert first not in [row[0] for row in base.rows(PARTITIONS)]
     assert base.rows("SELECT count(*) FROM deliveries") == [(0,)]

@@ -244,6 +244,20 @@ def test_a_round_over_many_batches_takes_up_each_failed_delivery_once(send_engin
     assert Counter(send_engine.sink.recipients()).most_common(1)[0][1] == 1
 
 
+def test_a_round_for_those_whose_deliveries_are_kept_no_longer_ends_at_once(send_engine: Installation) -> None:
+    newsletter = send_engine.member_center.newsletter(people=20)
+    send_engine.sink.answer = lambda recipient, attempt: b"550 5.1.1 gone\r\n"
+    with send_engine.worker():
+        job = send_engine.create(newsletter)
+        assert send_engine.wait(job).counters.failed == 20
+        send_engine.database.change("DELETE FROM deliveries")
+        before = send_engine.database.rows("SELECT count(*) FROM batches")[0][0]
+        control(send_engine, "Retry", job, states=[FAILED])
+        assert send_engine.wait(job).counters.failed == 20
+    # The plan of the round, and nothing to carry out.
+    assert send_engine.database.rows("SELECT count(*) FROM batches") == [(before + 1,)]
+
+
 # ---- unknown
 
 
