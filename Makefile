@@ -46,11 +46,13 @@ test-fast: $(READY) ## the tests that take seconds
 	$(PYTEST) -m "not slow and not browser" $(ARGS)
 
 SHARE ?= 1
-# The claims about semantics have tests of their own, always at full count.
+# The claims about semantics and pacing have tests of their own, here always at full count.
 SEMANTICS := tests/contracts/test_esp_smtp_class_table.py tests/contracts/test_esp_smtp_sessions.py \
-	tests/rpc/test_send_engine_idempotency.py tests/rpc/test_send_engine_control.py tests/rpc/test_send_engine_faults.py
+	tests/rpc/test_send_engine_idempotency.py tests/rpc/test_send_engine_control.py tests/rpc/test_send_engine_faults.py \
+	tests/rpc/test_send_engine_pacing.py
 faults: $(READY) ## hurt everything as often as the claims ask for, and write docs/reliability.md (SHARE=0.2 for a fifth)
-	MESSMAIL_FAULTS_SHARE=$(SHARE) MESSMAIL_FAULTS_WRITE=1 $(PYTEST) tests/faults $(SEMANTICS) $(ARGS)
+	MESSMAIL_FAULTS_SHARE=$(SHARE) MESSMAIL_FAULTS_WRITE=1 MESSMAIL_CANCEL_RACES=100 MESSMAIL_PACING_SECONDS=60 \
+		$(PYTEST) tests/faults $(SEMANTICS) $(ARGS)
 
 lint: $(READY) ## ruff: rules and formatting
 	$(BIN)/ruff check

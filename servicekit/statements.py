@@ -120,8 +120,8 @@ def is_stale(pooled: PoolProxiedConnection) -> bool:
     driver: Any = pooled.driver_connection
     pgconn = driver.pgconn
     poll = select.poll()
-    poll.register(pgconn.socket, select.POLLIN)
     try:
+        poll.register(pgconn.socket, select.POLLIN)
         # Something to read may be a farewell with the end behind it, but also a notice.
         while poll.poll(0):
             pgconn.consume_input()

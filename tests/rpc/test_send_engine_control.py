@@ -22,7 +22,7 @@ __all__ = ["Engines", "send_engine", "send_engine_engines"]
 
 PAUSED, SENDING, COMPLETED = pb.SEND_JOB_STATUS_PAUSED, pb.SEND_JOB_STATUS_SENDING, pb.SEND_JOB_STATUS_COMPLETED
 FAILED, UNKNOWN = pb.RETRIED_STATE_FAILED, pb.RETRIED_STATE_UNKNOWN
-# The issue asks for 100; CI's budget is for fewer.
+# `make faults` asks for 100; the budget of `make test` is for fewer.
 RACES = int(os.environ.get("MESSMAIL_CANCEL_RACES", "20"))
 
 

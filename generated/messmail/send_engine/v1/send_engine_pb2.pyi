@@ -146,7 +146,7 @@ class _DeliveryStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deliver
     DELIVERY_STATE_UNSPECIFIED: _DeliveryState.ValueType  # 0
     """Not said: any."""
     DELIVERY_STATE_PENDING: _DeliveryState.ValueType  # 1
-    """Not begun."""
+    """Not begun, or waiting until its domain may be sent to again."""
     DELIVERY_STATE_CLAIMED: _DeliveryState.ValueType  # 2
     """Taken by a worker."""
     DELIVERY_STATE_SENDING: _DeliveryState.ValueType  # 3
@@ -170,7 +170,7 @@ class DeliveryState(_DeliveryState, metaclass=_DeliveryStateEnumTypeWrapper):
 DELIVERY_STATE_UNSPECIFIED: DeliveryState.ValueType  # 0
 """Not said: any."""
 DELIVERY_STATE_PENDING: DeliveryState.ValueType  # 1
-"""Not begun."""
+"""Not begun, or waiting until its domain may be sent to again."""
 DELIVERY_STATE_CLAIMED: DeliveryState.ValueType  # 2
 """Taken by a worker."""
 DELIVERY_STATE_SENDING: DeliveryState.ValueType  # 3
@@ -382,7 +382,7 @@ class SendJobCounters(_message.Message):
     total: _builtins.int
     """The people of the audience, as far as it is written down."""
     pending: _builtins.int
-    """Not begun."""
+    """Not begun, or waiting until its domain may be sent to again."""
     claimed: _builtins.int
     """Taken by a worker."""
     sending: _builtins.int
