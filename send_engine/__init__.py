@@ -22,6 +22,7 @@ error_budget   what share of a job's mails may be refused before it is paused
 throttles      which replies ask us to slow down
 account_flow   how an ESP account takes mail: how many at a time, and whether at all
 lanes          how many batches of each kind a worker carries out at a time
+passed_by      tenants whose mail this worker cannot get out just now
 mail_loop      the event loop of a worker's SMTP connections
 actors         the doorbell
 sweeper        finding due and lapsed work when no bell rang

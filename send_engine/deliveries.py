@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -97,20 +97,23 @@ class Ledger:
         self._database = database
         self._terms = terms
 
-    def claim(self, lane: Lane) -> HeldBatch | None:
-        """Takes the next due or lapsed batch of a lane, of the tenant served longest ago; None when there is none."""
+    def claim(self, lane: Lane, passed_by: Collection[UUID] = ()) -> HeldBatch | None:
+        """Takes the next due or lapsed batch of a lane, of the tenant served longest ago; None when there is none.
+
+        Tenants passed by have none, except in the lane of plans.
+        """
         claimed_at = time.monotonic()
         with self._database.dispatch() as connection:
-            claim = claims.take(connection, lane, self._terms.worker, self._terms.lease_seconds)
+            claim = claims.take(connection, lane, self._terms.worker, self._terms.lease_seconds, passed_by)
         if claim is None:
             return None
         reached("claimed")
         return HeldBatch(self._database, self._terms, claim, claimed_at)
 
-    def count_due(self, lane: Lane, most: int) -> int:
+    def count_due(self, lane: Lane, most: int, passed_by: Collection[UUID] = ()) -> int:
         """Counts batches of a lane that could be claimed now, up to most."""
         with self._database.dispatch() as connection:
-            return claims.count_due(connection, lane, most)
+            return claims.count_due(connection, lane, most, passed_by)
 
     def order(self, claim: Claim) -> SendOrder:
         """Reads what is to be sent."""

@@ -1,7 +1,8 @@
 """How fast mail leaves: how many rows of a batch are marked at a time, and which of them have to wait.
 
 A group has as many mails as its ESP account takes at a time; where limits are set, no more than there are permits for.
-A tenant without permits rests, with all its batches. Of a domain without permits, only its rows wait: they move once to
+A tenant without permits rests, with all its batches; one whose account rests is passed by, by this process alone, as
+another may reach the relay. Of a domain without permits, only its rows wait: they move once to
 a batch held for the domain, which is no attempt and does not count towards giving up.
 """
 
@@ -16,6 +17,7 @@ import structlog
 from send_engine.deliveries import HeldBatch
 from send_engine.esp.port import Outcome, Verdict
 from send_engine.esp_accounts import EspAccount
+from send_engine.passed_by import PassedBy
 from send_engine.permits import Limits, Permits
 from send_engine.records import Addressee, DeliveryState, Result
 from send_engine.throttles import slowdowns
@@ -35,8 +37,9 @@ class Group:
 class Pacing:
     """The pacing of one worker process."""
 
-    def __init__(self, permits: Permits) -> None:
+    def __init__(self, permits: Permits, passed_by: PassedBy) -> None:
         self._permits = permits
+        self._passed_by = passed_by
 
     def mark(self, held: HeldBatch, account: EspAccount) -> Group | None:
         """Marks the next rows, no more than there are permits for; None when the batch is not held any more.
@@ -46,7 +49,8 @@ class Pacing:
         claim = held.claim
         rest = account.circuit.rest()
         if rest:
-            held.rest_tenant(rest)
+            self._passed_by.add(claim.tenant_id, rest)
+            held.release()
             return None
         limits = self._permits.limits(claim.tenant_id, account.owner)
         most = min(account.group_size.next(), held.most_at_once)

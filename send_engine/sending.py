@@ -10,7 +10,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from uuid import UUID
@@ -23,6 +23,7 @@ from send_engine.esp.port import ComposedMail, Outcome, Verdict
 from send_engine.esp_accounts import EspAccount, EspAccounts
 from send_engine.mail_loop import MailLoop
 from send_engine.pacing import Group, Pacing
+from send_engine.passed_by import PassedBy
 from send_engine.recipients import Consent, Recipients
 from send_engine.records import Addressee, Claim, DeliveryState, Result, SendOrder
 from send_engine.throttles import is_throttle
@@ -36,6 +37,8 @@ CONSENT_FRESH_SECONDS = 10.0
 CONSENT_RETRY_SECONDS = 5.0
 # How long a batch rests when no process for a trial can be started.
 TRIAL_RETRY_SECONDS = 5.0
+# For how long a tenant is passed by whose ESP account cannot be opened.
+ACCOUNT_RETRY_SECONDS = 15.0
 _RECORD_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 _PREPARED_JOBS = 16
 
@@ -76,6 +79,7 @@ class Sending:
         accounts: EspAccounts,
         loop: MailLoop,
         trials: Trials,
+        passed_by: PassedBy,
         stopping: threading.Event,
         hurrying: threading.Event,
     ) -> None:
@@ -86,6 +90,7 @@ class Sending:
         self._accounts = accounts
         self._loop = loop
         self._trials = trials
+        self._passed_by = passed_by
         self._stopping = stopping
         self._hurrying = hurrying
         self._prepared: OrderedDict[UUID, tuple[SendOrder, JobComposer]] = OrderedDict()
@@ -108,7 +113,9 @@ class Sending:
 
     def _send_group(self, held: HeldBatch, order: SendOrder, composer: JobComposer) -> bool:
         """Sends the next group; False when the batch is not held any more."""
-        account = self._accounts.of(order.tenant_id)
+        account = self._open_account(held)
+        if account is None:
+            return False
         marked = self._pacing.mark(held, account)
         if marked is None:
             return False
@@ -139,6 +146,20 @@ class Sending:
         self._pacing.heed(marked, account, sent, seconds)
         return True
 
+    def _open_account(self, held: HeldBatch) -> EspAccount | None:
+        """Returns the account of a batch's tenant; when it cannot be opened gives the batch back and returns None."""
+        claim = held.claim
+        try:
+            return self._accounts.of(claim.tenant_id)
+        except MessmailError:
+            raise
+        except Exception as error:
+            # Its text could quote the account.
+            _log.warning("batch.no_account", batch=str(claim.batch_id), error=type(error).__name__)
+            self._passed_by.add(claim.tenant_id, ACCOUNT_RETRY_SECONDS)
+            held.release()
+            return None
+
     def _authorize(self, held: HeldBatch, order: SendOrder, marked: Group) -> Consent | None:
         """Asks who of a marked group may be mailed; without an answer gives the batch back and returns None."""
         group = marked.addressees
@@ -164,14 +185,7 @@ class Sending:
         # Consent may have taken its time, and a cancel must bite within a second.
         _try_to_look(held)
         begun_at = time.monotonic()
-
-        stale_at = begun_at + CONSENT_FRESH_SECONDS
-        clock, held_must_stop, is_hurrying = time.monotonic, held.must_stop, self._hurrying.is_set
-
-        def must_stop() -> bool:
-            return clock() > stale_at or held_must_stop() or is_hurrying()
-
-        outcomes = self._wait(held, self._loop.submit(account.esp.send(mails, must_stop)))
+        outcomes = self._wait(held, self._loop.submit(account.esp.send(mails, self._must_stop(held))))
         begun = sum(outcome.begun for outcome in outcomes)
         account.group_size.measured(begun, time.monotonic() - begun_at)
         return outcomes
@@ -184,21 +198,17 @@ class Sending:
         One that its process dies of is set aside.
         """
         results, sent = list[Result](), list[tuple[Addressee, Outcome]]()
-        profile, content = ListProfile(**order.profile), _content_of(order)
+        profile, content, must_stop = ListProfile(**order.profile), _content_of(order), self._must_stop(held)
         for addressee in group:
             recipient = consent.authorized.get(addressee.subscription_id)
             if recipient is None:
                 results.append(_refused(addressee, consent))
                 continue
-            _try_to_look(held)
-            if held.must_stop() or self._hurrying.is_set():
-                sent.append((addressee, Outcome(Verdict.unsent, begun=False)))
-                continue
             delivery = delivery_id(order.job_id, addressee.subscription_id)
             trial = Trial(
                 account.url, profile, content, message_id_domain(profile), recipient, delivery, consent.read_at
             )
-            answer = self._trials.make(trial, lambda: _try_to_look(held))
+            answer = self._trials.make(trial, lambda: _try_to_look(held), must_stop)
             if isinstance(answer, Outcome):
                 sent.append((addressee, answer))
                 continue
@@ -206,6 +216,12 @@ class Sending:
             _log.warning("delivery.set_aside", delivery=delivery, reason=reason)
             results.append(Result(addressee.ordinal, DeliveryState.FAILED, reason, answer or ""))
         return results, sent
+
+    def _must_stop(self, held: HeldBatch) -> Callable[[], bool]:
+        """Returns what tells whether no further mail may be begun, with consent that was given just now."""
+        stale_at = time.monotonic() + CONSENT_FRESH_SECONDS
+        clock, held_must_stop, is_hurrying = time.monotonic, held.must_stop, self._hurrying.is_set
+        return lambda: clock() > stale_at or held_must_stop() or is_hurrying()
 
     def _wait(self, held: HeldBatch, sending: Future[list[Outcome]]) -> list[Outcome]:
         while True:

@@ -59,7 +59,7 @@ class Sweeper:
                 del self._unheard[lane]
             elif time.monotonic() - rung_at < HEARD_SECONDS:
                 return
-        due = self._ledger.count_due(lane, self._lanes.free(lane))
+        due = self._ledger.count_due(lane, self._lanes.free(lane), self._lanes.passed_by())
         if due == 0:
             self._unheard.pop(lane, None)
             return

@@ -28,6 +28,7 @@ from send_engine.esp_accounts import EspAccountAdmin, EspAccounts
 from send_engine.lanes import SLOTS, Lanes
 from send_engine.mail_loop import MailLoop
 from send_engine.pacing import Pacing
+from send_engine.passed_by import PassedBy
 from send_engine.permits import Permits
 from send_engine.planning import Planning
 from send_engine.recipients import Recipients
@@ -165,7 +166,8 @@ class RunningWorker:
         self._loop = MailLoop()
         newsletter_accounts, confirmation_accounts = (_accounts(settings, database) for _ in range(2))
         self._accounts = (newsletter_accounts, confirmation_accounts)
-        pacing = Pacing(Permits(database))
+        passed_by = PassedBy()
+        pacing = Pacing(Permits(database), passed_by)
         self._trials = Trials()
         sending = Sending(
             ledger,
@@ -174,6 +176,7 @@ class RunningWorker:
             newsletter_accounts,
             self._loop,
             self._trials,
+            passed_by,
             self._stopping,
             self._hurrying,
         )
@@ -186,7 +189,7 @@ class RunningWorker:
             Lane.RETRY: sending.carry_out,
             Lane.HELD: sending.carry_out,
         }
-        self._lanes = Lanes(ledger, carriers, self._stopping)
+        self._lanes = Lanes(ledger, carriers, passed_by, self._stopping)
         # One thread more than slots: a ring for a lane that is full is heard, and forgotten, at once.
         self._listener = self._doorbell.listen(sum(SLOTS.values()) + 1)
         sweeper = Sweeper(ledger, self._lanes, self._doorbell.ring, self._stopping)

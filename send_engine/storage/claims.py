@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -14,16 +16,18 @@ _IS_DUE = """
     AND (lease_until IS NULL OR lease_until <= (SELECT messmail_now()))
 """
 # Whose turn it is, and the batches among which each chooses. A tenant or domain without permits rests, and with it all
-# of its batches, without a look at any.
+# of its batches, without a look at any; so does a tenant that the process asking passes by.
+_IS_AWAKE = (
+    "(:sends_nothing OR rests_until <= (SELECT messmail_now()) AND tenant_id <> ALL (CAST(:passed_by AS uuid[])))"
+)
 _TENANTS = (
-    "(SELECT tenant_id FROM tenant_turns WHERE :resting OR rests_until <= (SELECT messmail_now()) ORDER BY served_at)",
+    f"(SELECT tenant_id FROM tenant_turns WHERE {_IS_AWAKE} ORDER BY served_at)",
     "tenant_id = t.tenant_id",
     "UPDATE tenant_turns t SET served_at = clock_timestamp() FROM due WHERE t.tenant_id = due.tenant_id",
 )
 _HELD_DOMAINS = (
-    "(SELECT h.tenant_id, h.domain FROM held_domains h JOIN tenant_turns USING (tenant_id) "
-    "WHERE h.due_at <= (SELECT messmail_now()) AND (:resting OR rests_until <= (SELECT messmail_now())) "
-    "ORDER BY h.due_at)",
+    "(SELECT tenant_id, h.domain FROM held_domains h JOIN tenant_turns USING (tenant_id) "
+    f"WHERE h.due_at <= (SELECT messmail_now()) AND {_IS_AWAKE} ORDER BY h.due_at)",
     "tenant_id = t.tenant_id AND domain = t.domain",
     "UPDATE held_domains h SET due_at = messmail_now() FROM due WHERE h.tenant_id = due.tenant_id "
     "AND h.domain = due.domain",
@@ -68,10 +72,12 @@ _CLAIM, _CLAIM_HELD = _claim_by(*_TENANTS), _claim_by(*_HELD_DOMAINS)
 _DUE, _DUE_HELD = _due_by(*_TENANTS[:2]), _due_by(*_HELD_DOMAINS[:2])
 
 
-def take(connection: Connection, lane: Lane, worker: str, lease_seconds: float) -> Claim | None:
-    """Takes the next due or lapsed batch of a lane; None when there is none."""
+def take(
+    connection: Connection, lane: Lane, worker: str, lease_seconds: float, passed_by: Collection[UUID]
+) -> Claim | None:
+    """Takes the next due or lapsed batch of a lane, of no tenant passed by; None when there is none."""
     query = _CLAIM_HELD if lane is Lane.HELD else _CLAIM
-    row = connection.execute(query, _lane(lane) | {"worker": worker, "lease": lease_seconds}).first()
+    row = connection.execute(query, _lane(lane, passed_by) | {"worker": worker, "lease": lease_seconds}).first()
     if row is None:
         return None
     return Claim(
@@ -91,12 +97,12 @@ def take(connection: Connection, lane: Lane, worker: str, lease_seconds: float) 
     )
 
 
-def count_due(connection: Connection, lane: Lane, most: int) -> int:
-    """Counts due or lapsed batches of a lane, up to most."""
+def count_due(connection: Connection, lane: Lane, most: int, passed_by: Collection[UUID]) -> int:
+    """Counts due or lapsed batches of a lane, of no tenant passed by, up to most."""
     query = _DUE_HELD if lane is Lane.HELD else _DUE
-    return int(connection.execute(query, _lane(lane) | {"most": most}).scalar_one())
+    return int(connection.execute(query, _lane(lane, passed_by) | {"most": most}).scalar_one())
 
 
-def _lane(lane: Lane) -> dict[str, Any]:
+def _lane(lane: Lane, passed_by: Collection[UUID]) -> dict[str, Any]:
     # Planning sends nothing, so it goes on while its tenant rests.
-    return {"lane": lane.value, "resting": lane is Lane.PLAN}
+    return {"lane": lane.value, "sends_nothing": lane is Lane.PLAN, "passed_by": list(passed_by)}

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from structlog.testing import capture_logs
 
 from messmail.send_engine.v1 import send_engine_admin_pb2 as admin_pb
 from messmail.send_engine.v1 import send_engine_admin_pb2_grpc as admin_grpc
@@ -244,10 +245,9 @@ def test_a_tenants_esp_account_is_used_for_its_mail_and_its_credentials_are_show
     assert "sesame" not in str(stored)
     # The sink offers no AUTH, so an account with credentials gets no session: it rests, nothing is attempted, and
     # nothing leaves by the default account.
-    resting = f"SELECT 1 FROM tenant_turns WHERE tenant_id = '{newsletter.tenant_id}' AND rests_until > messmail_now()"
-    with send_engine.worker():
+    with send_engine.worker(), capture_logs() as logs:
         job = send_engine.create(newsletter)
-        wait_until(lambda: send_engine.database.rows(resting), "the account to rest")
+        wait_until(lambda: [entry for entry in logs if entry["event"] == "batch.no_session"], "the account to be tried")
         counters = send_engine.get(job).counters
         assert (counters.total, counters.pending + counters.claimed + counters.sending) == (2, 2)
     assert send_engine.sink.accepted == []

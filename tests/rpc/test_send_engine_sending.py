@@ -7,6 +7,7 @@ import email.policy
 import socket
 
 from cryptography.fernet import Fernet
+from structlog.testing import capture_logs
 
 from messmail.member_center.v1 import member_center_feed_pb2 as feed
 from messmail.send_engine.v1 import send_engine_pb2 as pb
@@ -14,6 +15,7 @@ from tests.send_engine_fixtures import (
     MASTER_KEY,
     Installation,
     Newsletter,
+    Sink,
     send_engine,
     send_engine_engines,
     wait_until,
@@ -166,3 +168,47 @@ def test_however_many_mails_wait_for_a_slow_relay_the_others_go_out(send_engine:
         found = outcomes(send_engine)
     assert (found.pop(behind), found.pop(later)) == (feed.MAIL_OUTCOME_SENT,) * 2
     assert found == dict.fromkeys(stuck, feed.MAIL_OUTCOME_DEFERRED)
+
+
+def test_relays_that_never_answer_hold_up_no_other_tenant(send_engine: Installation) -> None:
+    center = send_engine.member_center
+    with send_engine.worker():
+        hung = Sink()
+        hung.delay = 600
+        try:
+            # As many as there are slots.
+            for domain in ("one.example", "two.example"):
+                newsletter = center.newsletter()
+                newsletter.add(100, domain=domain)
+                give_account(send_engine, newsletter, f"smtp://{hung.address}")
+                send_engine.create(newsletter)
+            wait_until(
+                lambda: {address.partition("@")[2] for address in hung.recipients()} == {"one.example", "two.example"},
+                "both to hang",
+            )
+            job = send_engine.create(center.newsletter(people=200))
+            assert send_engine.wait(job).counters.sent == 200
+            assert hung.connections == 8, "what may have arrived is waited for all the while"
+        finally:
+            hung.stop()
+
+
+def test_an_account_that_cannot_be_opened_leaves_its_tenants_job_untouched_and_the_others_go_out(
+    send_engine: Installation,
+) -> None:
+    center = send_engine.member_center
+    locked, other = center.newsletter(people=5), center.newsletter(people=5)
+    give_account(send_engine, locked, "smtp://user:secret@relay.example", Fernet.generate_key().decode())
+    with capture_logs() as logs, send_engine.worker():
+        stuck = send_engine.create(locked)
+        wait_until(lambda: [entry for entry in logs if entry["event"] == "batch.no_account"], "the account to be tried")
+        assert send_engine.wait(send_engine.create(other)).counters.sent == 5
+        wait_until(
+            lambda: not send_engine.database.rows("SELECT 1 FROM batches WHERE lease_until IS NOT NULL"),
+            "the batch to be given back",
+        )
+        # Once it can be opened, it goes on.
+        send_engine.database.change("DELETE FROM esp_accounts")
+        assert send_engine.wait(stuck).counters.sent == 5
+    assert "lane.crashed" not in {entry["event"] for entry in logs}
+    assert "secret" not in str(logs)
