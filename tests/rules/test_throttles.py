@@ -1,0 +1,63 @@
+"""Which replies ask us to slow down, and for how long."""
+
+from __future__ import annotations
+
+import pytest
+
+from send_engine.esp.replies import Phase, classify
+from send_engine.throttles import LONGEST_REST_SECONDS, is_throttle, rest_asked_for
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (421, b"4.7.28 Our system has detected an unusual rate of mail"),
+        (421, b"4.7.0 Too fast"),
+        (450, b"4.7.28 Unusual rate"),
+        (451, b"4.7.1 Rate limit exceeded"),
+        (452, b"Too many messages, slow down"),
+        (452, b"4.3.2 Not now"),
+    ],
+)
+def test_a_reply_about_our_pace_is_a_throttle(code: int, text: bytes) -> None:
+    assert is_throttle(classify(code, text, Phase.rcpt))
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (450, b"4.2.1 The user you are trying to contact is receiving mail too quickly"),
+        (452, b"4.2.2 The recipient has too many messages"),
+        (421, b"4.2.1 The user is receiving mail at a rate that prevents more"),
+        (451, b"4.1.8 Too many mails of this sender"),
+        (450, b"5.2.1 Too many mails"),
+        (451, b"4.7.1 Greylisted, try again in 300 seconds"),
+        (550, b"5.7.1 Too many mails"),
+        (250, b"2.0.0 Too many mails"),
+    ],
+)
+def test_a_reply_about_one_mailbox_and_one_that_puts_nothing_off_are_no_throttles(code: int, text: bytes) -> None:
+    assert not is_throttle(classify(code, text, Phase.rcpt))
+
+
+@pytest.mark.parametrize(
+    ("reply", "seconds"),
+    [
+        ("Try again in 5 minutes", 300),
+        ("try again in 60", 60),
+        ("try again in 60.", 60),
+        ("Please retry after 90 seconds", 90),
+        ("wait 2 min. and come back", 120),
+        ("retry in 30s", 30),
+        ("wait 1 hour", LONGEST_REST_SECONDS),
+        ("try again later from [212.27.42.1]", 0),
+        ("try again later from 212.27.42.1 mx", 0),
+        ("try again later, see rule 4711", 0),
+        ("try another server, mx12 saw you", 0),
+        ("try again later (in 10.0.0.1)", 0),
+        ("try again later", 0),
+        ("421 4.7.0 slow down", 0),
+    ],
+)
+def test_only_a_number_that_is_a_time_is_one(reply: str, seconds: float) -> None:
+    assert rest_asked_for(reply) == seconds
