@@ -20,7 +20,7 @@ from send_engine.esp_accounts import EspAccount
 from send_engine.passed_by import PassedBy
 from send_engine.permits import Limits, Permits
 from send_engine.records import Addressee, DeliveryState, Result
-from send_engine.throttles import slowdowns
+from send_engine.throttles import is_relays, slowdowns
 
 _log = structlog.get_logger()
 
@@ -76,12 +76,12 @@ class Pacing:
     def is_shut(self, account: EspAccount, outcomes: Sequence[Outcome]) -> bool:
         """Notes whether an account takes mail at all, and tells whether it took none of these, which then wait with it.
 
-        A server that answers is not shut, whatever it says of the mails.
+        A server that answers is not shut, whatever it says of the mails, unless it is too busy for any.
         """
         refused = sum(not outcome.begun and outcome.verdict is Verdict.deferred for outcome in outcomes)
-        if any(outcome.begun and outcome.code is not None for outcome in outcomes):
+        if any(outcome.begun and outcome.code is not None and not is_relays(outcome) for outcome in outcomes):
             account.circuit.worked()
-        elif refused:
+        elif refused or any(map(is_relays, outcomes)):
             account.circuit.failed()
         return 0 < refused == len(outcomes)
 

@@ -1,7 +1,8 @@
 """Which replies ask us to slow down, for how long, and what that means for a domain.
 
 A throttle is about how fast we are, never about the recipient: it slows its domain and fails nobody. Greylisting, full
-mailboxes and those that get too much are none, so they are deferred as ever.
+mailboxes and those that get too much are none, so they are deferred as ever. What a relay says before it knows the
+recipient is its own affair, and no domain's.
 """
 
 from __future__ import annotations
@@ -32,14 +33,13 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def is_throttle(outcome: Outcome) -> bool:
-    """Tells whether the provider put a mail off because we are too fast."""
-    if outcome.verdict is not Verdict.deferred or outcome.code is None:
-        return False
-    if outcome.enhanced is not None and outcome.enhanced.startswith(_OF_ONE_MAILBOX):
-        return False
-    if outcome.code in _CODES or outcome.enhanced in _ENHANCED:
-        return True
-    return _WORDS.search(outcome.reply) is not None
+    """Tells whether a mail was put off because we are too fast for its domain."""
+    return outcome.about_recipient and _asks_to_slow_down(outcome)
+
+
+def is_relays(outcome: Outcome) -> bool:
+    """Tells whether a mail was put off because we are too fast for the relay, whoever the mail is for."""
+    return not outcome.about_recipient and _asks_to_slow_down(outcome)
 
 
 def rest_asked_for(reply: str) -> float:
@@ -62,3 +62,13 @@ def slowdowns(outcomes: Iterable[tuple[str, Outcome]], seconds: float) -> dict[s
         if is_throttle(outcome):
             rests[domain] = max(rests.get(domain, 0.0), rest_asked_for(outcome.reply))
     return {domain: (sent[domain] / max(seconds, 0.1), rest) for domain, rest in rests.items()}
+
+
+def _asks_to_slow_down(outcome: Outcome) -> bool:
+    if outcome.verdict is not Verdict.deferred or outcome.code is None:
+        return False
+    if outcome.enhanced is not None and outcome.enhanced.startswith(_OF_ONE_MAILBOX):
+        return False
+    if outcome.code in _CODES or outcome.enhanced in _ENHANCED:
+        return True
+    return _WORDS.search(outcome.reply) is not None

@@ -50,7 +50,8 @@ class Category(StrEnum):
 class Outcome(NamedTuple):
     """The last reply to one mail. `reply` holds no address and at most 512 characters.
 
-    A mail that no session took was not `begun`; `reply` then says why not.
+    A mail that no session took was not `begun`; `reply` then says why not. A reply is `about_recipient` when it came
+    to RCPT, DATA or the final dot: before, a server cannot know, or speaks of the sender.
     """
 
     verdict: Verdict
@@ -59,6 +60,7 @@ class Outcome(NamedTuple):
     reply: str = ""
     category: Category | None = None
     begun: bool = True
+    about_recipient: bool = False
 
 
 class Esp(Protocol):

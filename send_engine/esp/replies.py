@@ -37,6 +37,8 @@ class Phase(StrEnum):
     quit = "QUIT"
 
 
+_ABOUT_RECIPIENT = frozenset({Phase.rcpt, Phase.data, Phase.final_dot})
+
 # One reply: its code and its text, the lines of a longer one joined by line feeds. A bare tuple, for speed.
 Reply = tuple[int, bytes]
 
@@ -119,7 +121,8 @@ def classify(code: int, text: bytes, phase: Phase) -> Outcome:
     enhanced = _enhanced(reply)
     verdict = Verdict.deferred if code < 500 else Verdict.failed
     category = _category_of_enhanced(enhanced) if enhanced else None
-    return Outcome(verdict, code, enhanced, reply, category or _category_of_code(code, phase))
+    category = category or _category_of_code(code, phase)
+    return Outcome(verdict, code, enhanced, reply, category, about_recipient=phase in _ABOUT_RECIPIENT)
 
 
 def accepted(code: int, text: bytes) -> Outcome:

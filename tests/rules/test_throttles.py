@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from send_engine.esp.replies import Phase, classify
-from send_engine.throttles import LONGEST_REST_SECONDS, is_throttle, rest_asked_for
+from send_engine.esp.smtp import SmtpEsp
+from send_engine.esp_accounts import EspAccount
+from send_engine.pacing import Pacing
+from send_engine.passed_by import PassedBy
+from send_engine.permits import Permits
+from send_engine.records import OPERATOR
+from send_engine.throttles import LONGEST_REST_SECONDS, is_relays, is_throttle, rest_asked_for, slowdowns
+from servicekit.database import Database
 
 
 @pytest.mark.parametrize(
@@ -40,6 +47,14 @@ def test_a_reply_about_one_mailbox_and_one_that_puts_nothing_off_are_no_throttle
     assert not is_throttle(classify(code, text, Phase.rcpt))
 
 
+@pytest.mark.parametrize("phase", list(Phase))
+def test_only_what_a_relay_says_once_it_knows_the_recipient_slows_a_domain(phase: Phase) -> None:
+    outcome = classify(421, b"4.7.0 Too many connections, try again in 60 seconds", phase)
+    knows = phase in {Phase.rcpt, Phase.data, Phase.final_dot}
+    assert slowdowns([("a.example", outcome)], 1.0) == ({"a.example": (1.0, 60.0)} if knows else {})
+    assert (is_throttle(outcome), is_relays(outcome)) == (knows, not knows)
+
+
 @pytest.mark.parametrize(
     ("reply", "seconds"),
     [
@@ -61,3 +76,14 @@ def test_a_reply_about_one_mailbox_and_one_that_puts_nothing_off_are_no_throttle
 )
 def test_only_a_number_that_is_a_time_is_one(reply: str, seconds: float) -> None:
     assert rest_asked_for(reply) == seconds
+
+
+def test_an_account_rests_whose_relay_is_too_busy_for_any_mail() -> None:
+    pacing = Pacing(Permits(Database("postgresql://nobody@127.0.0.1:1/none", pool_size=1, name="none")), PassedBy())
+    url = "smtp://127.0.0.1:1"
+    busy, slowed = (classify(421, b"4.7.0 Too fast", phase) for phase in (Phase.mail, Phase.rcpt))
+    for outcomes, rests in (([busy], True), ([busy, slowed], False), ([slowed], False)):
+        account = EspAccount(SmtpEsp(url), OPERATOR, url)
+        # They were begun, so what became of them is recorded.
+        assert not pacing.is_shut(account, outcomes)
+        assert (account.circuit.rest() > 0) is rests
