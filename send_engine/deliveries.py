@@ -158,9 +158,14 @@ class HeldBatch:
         """Whether each of its mails may be what workers were lost over, and is to be tried in a process of its own."""
         return self.claim.lapses >= SUSPECT_LAPSES
 
+    @property
+    def lease_is_over(self) -> bool:
+        """Whether somebody else may hold the batch by now."""
+        return time.monotonic() >= self._leased_until
+
     def must_stop(self) -> bool:
         """Tells whether no further mail may be begun: the job was stopped, or the lease is over. Costs nothing."""
-        return self._stopped or time.monotonic() >= self._leased_until
+        return self._stopped or self.lease_is_over
 
     def settle_lapse(self, order: SendOrder) -> None:
         """Settles the rows that a lost worker left marked. Raises BatchLostError.

@@ -39,7 +39,9 @@ CONSENT_RETRY_SECONDS = 5.0
 TRIAL_RETRY_SECONDS = 5.0
 # For how long a tenant is passed by whose ESP account cannot be opened.
 ACCOUNT_RETRY_SECONDS = 15.0
-_RECORD_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+# How long a batch rests after an error that nobody foresaw.
+FAULT_RETRY_SECONDS = 5.0
+_WRITE_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 _PREPARED_JOBS = 16
 
 _STATES = {
@@ -116,30 +118,38 @@ class Sending:
         account = self._open_account(held)
         if account is None:
             return False
-        marked = self._pacing.mark(held, account)
-        if marked is None:
-            return False
-        consent = self._authorize(held, order, marked)
-        if consent is None:
-            return False
+        try:
+            marked = self._pacing.mark(held, account)
+            if marked is None:
+                return False
+            consent = self._authorize(held, order, marked)
+            if consent is None:
+                return False
+            composed = None if held.is_suspect else _compose(marked.addressees, order.job_id, consent, composer)
+        except BatchLostError:
+            raise
+        except Exception:
+            # No mail was begun. Left marked, these rows would be taken for mails that a lost worker may have sent.
+            self._release(held, FAULT_RETRY_SECONDS)
+            raise
         began_at = time.monotonic()
-        if held.is_suspect:
+        if composed is None:
             try:
                 results, sent = self._try_alone(held, order, account, marked.addressees, consent)
             except TrialUnavailableError:
                 _log.exception("batch.no_trial", batch=str(held.claim.batch_id))
                 self._pacing.give_back(marked, marked.addressees)
-                held.release(TRIAL_RETRY_SECONDS)
+                self._release(held, TRIAL_RETRY_SECONDS)
                 return False
         else:
-            results, mails = _compose(marked.addressees, order.job_id, consent, composer)
+            results, mails = composed
             outcomes = self._hand_over(held, account, [mail for _, mail in mails])
             sent = [(addressee, outcome) for (addressee, _), outcome in zip(mails, outcomes, strict=True)]
         seconds = time.monotonic() - began_at
         if self._pacing.is_shut(account, [outcome for _, outcome in sent]):
             _log.warning("batch.no_session", batch=str(held.claim.batch_id), reply=sent[0][1].reply)
             self._pacing.give_back(marked, marked.addressees)
-            held.release()
+            self._release(held)
             return False
         results += [_result(addressee, outcome) for addressee, outcome in sent]
         self._record(held, results + marked.waiting, order)
@@ -173,7 +183,7 @@ class Sending:
             if error.reason not in (Reason.ERROR_REASON_LIST_NOT_FOUND, Reason.ERROR_REASON_TENANT_NOT_FOUND):
                 _log.warning("batch.no_consent_answer", batch=str(held.claim.batch_id), reason=error.status.name)
                 self._pacing.give_back(marked, group)
-                held.release(CONSENT_RETRY_SECONDS)
+                self._release(held, CONSENT_RETRY_SECONDS)
                 return None
             gone = {addressee.subscription_id: "list_gone" for addressee in group}
             return Consent(datetime.min, {}, gone)
@@ -234,15 +244,23 @@ class Sending:
 
     def _record(self, held: HeldBatch, results: Sequence[Result], order: SendOrder) -> None:
         """Records, again and again while the database does not take it: these mails are out."""
+        self._insist(held, lambda: held.record(results, order), self._hurrying.is_set)
+
+    def _release(self, held: HeldBatch, delay: float | None = None) -> None:
+        """Gives a batch back of whose group no mail was begun, again and again until its lease is over."""
+        self._insist(held, lambda: held.release(delay), lambda: held.lease_is_over or self._hurrying.is_set())
+
+    def _insist(self, held: HeldBatch, write: Callable[[], None], gives_up: Callable[[], bool]) -> None:
+        """Writes to the ledger, again while the database does not take it. Raises UNAVAILABLE when it gives up."""
         tries = 0
         while True:
             try:
-                held.record(results, order)
+                write()
             except MessmailError as error:
-                if error.reason != Reason.ERROR_REASON_UNAVAILABLE or self._hurrying.is_set():
+                if error.reason != Reason.ERROR_REASON_UNAVAILABLE or gives_up():
                     raise
-                delay = _RECORD_RETRY_SECONDS[min(tries, len(_RECORD_RETRY_SECONDS) - 1)]
-                _log.warning("batch.record_waits", batch=str(held.claim.batch_id), rows=len(results), tries=tries)
+                delay = _WRITE_RETRY_SECONDS[min(tries, len(_WRITE_RETRY_SECONDS) - 1)]
+                _log.warning("batch.write_waits", batch=str(held.claim.batch_id), tries=tries)
                 tries += 1
                 time.sleep(delay)
             else:
@@ -274,7 +292,10 @@ def _content_of(order: SendOrder) -> Content:
 def _compose(
     group: Sequence[Addressee], job_id: UUID, consent: Consent, composer: JobComposer
 ) -> tuple[list[Result], list[tuple[Addressee, ComposedMail]]]:
-    """Composes the mails of those who may be mailed; the others have their result already."""
+    """Composes the mails of those who may be mailed; the others have their result already.
+
+    A mail over which composing fails in a way that nobody foresaw is put off, and the others go on.
+    """
     results, mails = [], []
     for addressee in group:
         recipient = consent.authorized.get(addressee.subscription_id)
@@ -287,6 +308,11 @@ def _compose(
             results.append(
                 Result(addressee.ordinal, DeliveryState.FAILED, "content", f"{error.field}: {error.message}")
             )
+        except Exception as error:
+            # Its text could quote the recipient.
+            fault = type(error).__name__
+            _log.warning("delivery.not_composed", job=str(job_id), error=fault)
+            results.append(Result(addressee.ordinal, DeliveryState.PENDING, reply=f"composing failed with {fault}"))
         else:
             mails.append((addressee, mail))
     return results, mails

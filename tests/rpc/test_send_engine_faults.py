@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -19,6 +19,11 @@ import grpc
 import pytest
 
 from messmail.send_engine.v1 import send_engine_pb2 as pb
+from send_engine.composing import JobComposer
+from send_engine.deliveries import HeldBatch
+from send_engine.permits import Permits
+from send_engine.recipients import Recipients
+from servicekit.errors import MessmailError, Reason
 from tests.send_engine_fixtures import Installation, Newsletter, send_engine, send_engine_engines, wait_until
 
 __all__ = ["send_engine", "send_engine_engines"]
@@ -153,6 +158,67 @@ def test_without_a_consent_answer_nobody_is_mailed_and_later_everybody_is(send_e
         send_engine.database.move_clock(10)
         assert send_engine.wait(job).counters.sent == 50
     assert sorted(send_engine.sink.recipients()) == addresses(newsletter)
+
+
+def fail_at_first(
+    patch: pytest.MonkeyPatch, victim: type, name: str, error: Exception, times: int = 1
+) -> Callable[[], int]:
+    """Lets the first calls of a method fail; returns what tells how many have."""
+    whole, failed = getattr(victim, name), list[Exception]()
+
+    def failing(*arguments: Any, **named: Any) -> Any:
+        if len(failed) < times:
+            failed.append(error)
+            raise error
+        return whole(*arguments, **named)
+
+    patch.setattr(victim, name, failing)
+    return lambda: len(failed)
+
+
+UNAVAILABLE = MessmailError(Reason.ERROR_REASON_UNAVAILABLE, "the database does not answer")
+
+
+@pytest.mark.parametrize(
+    ("victim", "name", "error"),
+    [(Recipients, "authorize", ValueError()), (Permits, "give_back", UNAVAILABLE)],
+    ids=["consent", "permits"],
+)
+def test_an_error_before_the_mails_are_handed_over_leaves_nobody_unknown(
+    send_engine: Installation, monkeypatch: pytest.MonkeyPatch, victim: type, name: str, error: Exception
+) -> None:
+    newsletter = send_engine.member_center.newsletter(people=20)
+    failed = fail_at_first(monkeypatch, victim, name, error)
+    with send_engine.worker(send_engine_lease_seconds=2):
+        done = send_engine.wait(send_engine.create(newsletter, on_unknown=pb.UNKNOWN_POLICY_HOLD))
+    assert failed() == 1
+    assert (done.counters.sent, done.counters.unknown) == (20, 0)
+
+
+def test_a_batch_is_given_back_although_the_database_fails_at_first(
+    send_engine: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newsletter = send_engine.member_center.newsletter(people=20)
+    fail_at_first(monkeypatch, Recipients, "authorize", UNAVAILABLE)
+    failed = fail_at_first(monkeypatch, HeldBatch, "release", UNAVAILABLE, times=3)
+    with send_engine.worker(send_engine_lease_seconds=4):
+        done = send_engine.wait(send_engine.create(newsletter, on_unknown=pb.UNKNOWN_POLICY_HOLD))
+    assert failed() == 3
+    assert (done.counters.sent, done.counters.unknown) == (20, 0)
+
+
+def test_a_mail_over_which_composing_fails_is_put_off_and_the_rest_goes_on(
+    send_engine: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newsletter = send_engine.member_center.newsletter(people=20)
+    fail_at_first(monkeypatch, JobComposer, "compose", KeyError())
+    with send_engine.worker():
+        job = send_engine.create(newsletter)
+        wait_until(lambda: send_engine.get(job).counters.sent == 19, "the others")
+        [late] = [row for row in send_engine.database.deliveries(job.id) if row[1] == "pending"]
+        assert late[3:] == ("composing failed with KeyError", 1)
+        send_engine.database.move_clock(31)
+        assert send_engine.wait(job).counters.sent == 20
 
 
 def test_nobody_is_mailed_whose_group_was_not_marked_before_consent_was_asked(send_engine: Installation) -> None:
