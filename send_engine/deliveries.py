@@ -137,6 +137,7 @@ class HeldBatch:
         self._marked_until = claim.marked_until
         self._position = claim.recorded_until
         self._retry_batch: UUID | None = None
+        self._window = NOTHING
 
     @property
     def is_done(self) -> bool:
@@ -256,13 +257,12 @@ class HeldBatch:
         """Records the results of the marked rows, all of them, in one transaction. Raises BatchLostError.
 
         Those that are tried again move to a batch of the retry lane. With the last row of the last batch, the job is
-        completed. Repeating it after a commit whose answer was lost changes nothing. A job whose error budget is spent
-        is paused.
+        completed. Repeating it after a commit whose answer was lost changes nothing.
         """
         claim, start, until = self.claim, self._position, self._marked_until
         with self._database.tenant(claim.tenant_id) as connection:
             # The last row may end the job, which needs the job to itself; the job is always locked before a batch.
-            window = NOTHING
+            self._window = NOTHING
             take = send_jobs.lock if until == claim.size else send_jobs.hold_status
             status = take(connection, claim.tenant_id, claim.job_id)
             assert status is not None
@@ -281,15 +281,18 @@ class HeldBatch:
                 self._hold(connection, [result for result in again if result.domain])
                 self._finish(connection, status, until)
                 if status is JobStatus.SENDING:
-                    window = self._terms.budget.count(connection, claim, settled)
+                    self._window = self._terms.budget.count(connection, claim, settled)
             elif (batches.recorded_until(connection, claim) or 0) < until:
                 raise BatchLostError
         reached("recorded")
         if until == claim.size:
             reached("closed")
         self._position = until
-        if self._terms.budget.is_spent(window):
-            self._terms.budget.pause(self._database, claim, window)
+
+    def heed_budget(self) -> None:
+        """Pauses the job if what was recorded last has spent its error budget. May be repeated. Raises UNAVAILABLE."""
+        if self._terms.budget.is_spent(self._window):
+            self._terms.budget.pause(self._database, self.claim, self._window)
 
     def release(self, delay: float | None = None, attempt: int | None = None) -> None:
         """Gives the batch back with nothing of it marked: to be called only when no mail of the group was begun.

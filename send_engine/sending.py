@@ -245,6 +245,7 @@ class Sending:
     def _record(self, held: HeldBatch, results: Sequence[Result], order: SendOrder) -> None:
         """Records, again and again while the database does not take it: these mails are out."""
         self._insist(held, lambda: held.record(results, order), self._hurrying.is_set)
+        self._insist(held, held.heed_budget, self._hurrying.is_set)
 
     def _release(self, held: HeldBatch, delay: float | None = None) -> None:
         """Gives a batch back of whose group no mail was begun, again and again until its lease is over."""
