@@ -10,6 +10,10 @@ from send_engine.records import CountedJob, DeliveryState
 from send_engine.sending import delivery_id
 from send_engine.storage import ended_deliveries, send_jobs
 from servicekit.database import Database
+from servicekit.rpc import time_left
+
+# What the caller's deadline leaves for one more batch, and for the answer.
+_RESERVE_SECONDS = 3.0
 
 
 class Unknowns:
@@ -23,8 +27,8 @@ class Unknowns:
     ) -> tuple[int, CountedJob]:
         """Ends the unknown deliveries of a job, or only those with these delivery ids, as sent or failed.
 
-        Goes batch by batch, so what was done stays done if it is cut off. Returns how many it ended, and the job.
-        Raises SEND_JOB_NOT_FOUND.
+        Goes batch by batch, and stops when the caller's deadline is near; a repeat goes on. Returns how many it ended,
+        and the job. Raises SEND_JOB_NOT_FOUND.
         """
         resolved, after = 0, None
         while only is None or resolved < len(only):
@@ -43,6 +47,8 @@ class Unknowns:
                 if ordinals:
                     ended_deliveries.resolve(connection, tenant_id, after, ordinals, outcome)
                     resolved += len(ordinals)
+            if time_left() < _RESERVE_SECONDS:
+                break
         with self._database.tenant(tenant_id) as connection:
             job = send_jobs.find(connection, tenant_id, job_id)
         if job is None:

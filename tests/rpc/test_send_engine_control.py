@@ -290,6 +290,24 @@ def test_a_held_unknown_mail_waits_for_the_tenants_word(send_engine: Installatio
     assert len(send_engine.sink.accepted) == accepted + 10
 
 
+def test_a_resolve_that_runs_out_of_time_says_how_far_it_got_and_a_repeat_goes_on(send_engine: Installation) -> None:
+    newsletter = send_engine.member_center.newsletter(people=2500)
+    with send_engine.worker():
+        job = send_engine.create(newsletter)
+        send_engine.wait(job)
+    # As if no answer had come.
+    send_engine.database.change("UPDATE deliveries SET state = 'unknown'")
+    send_engine.database.change("UPDATE batches SET unknown = sent, sent = 0")
+    request = pb.ResolveSendJobRequest(id=job.id, outcome=pb.RESOLVED_OUTCOME_SENT, all=True)
+    answers = list[pb.ResolveSendJobResponse]()
+    while not answers or answers[-1].resolved:
+        answer = send_engine.stub.ResolveSendJob(request, metadata=send_engine.credentials(job.tenant_id), timeout=2.5)
+        answers.append(answer)
+        assert answer.send_job.counters.sent == sum(one.resolved for one in answers)
+    assert len(answers) == 4
+    assert answers[-1].send_job.counters.sent == 2500
+
+
 def test_all_unknown_deliveries_can_be_resolved_at_once_and_the_failed_ones_retried(send_engine: Installation) -> None:
     newsletter = send_engine.member_center.newsletter(people=5)
     send_engine.sink.answer = cut_after_the_final_dot

@@ -800,7 +800,9 @@ class ResolveSendJobResponse(_message.Message):
     RESOLVED_FIELD_NUMBER: _builtins.int
     SEND_JOB_FIELD_NUMBER: _builtins.int
     resolved: _builtins.int
-    """The deliveries that this call resolved."""
+    """The deliveries that this call resolved. Of a large job these may not be all that were meant, as it stops before its
+    deadline: repeat it until none was.
+    """
     @_builtins.property
     def send_job(self) -> Global___SendJob:
         """The job."""
