@@ -260,12 +260,13 @@ def recorded_until(connection: Connection, held: Claim) -> int | None:
 
 
 def release(connection: Connection, held: Claim, delay: float | None, attempt: int, status: BatchStatus) -> bool:
-    """Gives the batch back, nothing of it marked; due after delay seconds, or as before."""
+    """Gives the batch back, nothing of it marked; due after delay seconds, or as before. A closed one stays closed."""
     return _change(
         connection,
         held,
         "lease_until = NULL, marked_until = recorded_until, attempt = :attempt, status = :status, "
         "due_at = coalesce(messmail_now() + make_interval(secs => CAST(:delay AS float8)), due_at)",
+        "status <> 'closed'",
         delay=delay,
         attempt=attempt,
         status=status.value,

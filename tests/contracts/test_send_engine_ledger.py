@@ -347,6 +347,18 @@ def test_recording_again_after_a_commit_whose_answer_was_lost_changes_nothing(
     assert (found.counters.sent, found.counters.claimed) == (2, 1)
 
 
+def test_a_batch_that_is_done_stays_closed_when_it_is_given_back_after_all(
+    eye: psycopg.Connection, database: Database
+) -> None:
+    make_job(database, UnknownPolicy.RESEND, [2])
+    held = claimed(Ledger(database, LedgerTerms("worker", LEASE)))
+    held.record(results(held, 2), order())
+    # As after a commit whose answer was lost: the worker does not know that it is done.
+    held.release()
+    assert eye.execute("SELECT status FROM batches WHERE size = 2").fetchall() == [("closed",)]
+    assert eye.execute("SELECT status FROM send_jobs").fetchall() == [("completed",)]
+
+
 def test_two_workers_never_hold_the_same_batch(eye: psycopg.Connection, database: Database) -> None:
     make_job(database, UnknownPolicy.RESEND, [1] * 40)
     ledger = Ledger(database, LedgerTerms("worker", LEASE))
