@@ -150,7 +150,8 @@ class _Connection:
         self._connecting.cancel()
         for end in (self.client, self.server):
             handle = None if end.transport is None else end.transport.get_extra_info("socket")
-            if end.transport is not None and handle is not None:
+            # The kernel may have ended it before the transport has told us.
+            if end.transport is not None and handle is not None and handle.fileno() >= 0:
                 handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 end.transport.abort()
 
