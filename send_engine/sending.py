@@ -122,6 +122,7 @@ class Sending:
             marked = self._pacing.mark(held, account)
             if marked is None:
                 return False
+            must_stop = self._must_stop(held)
             consent = self._authorize(held, order, marked)
             if consent is None:
                 return False
@@ -135,7 +136,7 @@ class Sending:
         began_at = time.monotonic()
         if composed is None:
             try:
-                results, sent = self._try_alone(held, order, account, marked.addressees, consent)
+                results, sent = self._try_alone(held, order, account, marked.addressees, consent, must_stop)
             except TrialUnavailableError:
                 _log.exception("batch.no_trial", batch=str(held.claim.batch_id))
                 self._pacing.give_back(marked, marked.addressees)
@@ -143,7 +144,7 @@ class Sending:
                 return False
         else:
             results, mails = composed
-            outcomes = self._hand_over(held, account, [mail for _, mail in mails])
+            outcomes = self._hand_over(held, account, [mail for _, mail in mails], must_stop)
             sent = [(addressee, outcome) for (addressee, _), outcome in zip(mails, outcomes, strict=True)]
         seconds = time.monotonic() - began_at
         if self._pacing.is_shut(account, [outcome for _, outcome in sent]):
@@ -188,27 +189,35 @@ class Sending:
             gone = {addressee.subscription_id: "list_gone" for addressee in group}
             return Consent(datetime.min, {}, gone)
 
-    def _hand_over(self, held: HeldBatch, account: EspAccount, mails: Sequence[ComposedMail]) -> list[Outcome]:
+    def _hand_over(
+        self, held: HeldBatch, account: EspAccount, mails: Sequence[ComposedMail], must_stop: Callable[[], bool]
+    ) -> list[Outcome]:
         """Sends the mails, and looks meanwhile whether they still may be begun."""
         if not mails:
             return []
         # Consent may have taken its time, and a cancel must bite within a second.
         _try_to_look(held)
         begun_at = time.monotonic()
-        outcomes = self._wait(held, self._loop.submit(account.esp.send(mails, self._must_stop(held))))
+        outcomes = self._wait(held, self._loop.submit(account.esp.send(mails, must_stop)))
         begun = sum(outcome.begun for outcome in outcomes)
         account.group_size.measured(begun, time.monotonic() - begun_at)
         return outcomes
 
     def _try_alone(
-        self, held: HeldBatch, order: SendOrder, account: EspAccount, group: Sequence[Addressee], consent: Consent
+        self,
+        held: HeldBatch,
+        order: SendOrder,
+        account: EspAccount,
+        group: Sequence[Addressee],
+        consent: Consent,
+        must_stop: Callable[[], bool],
     ) -> tuple[list[Result], list[tuple[Addressee, Outcome]]]:
         """Sends mails that may be what workers were lost over. Raises TrialUnavailableError; then none was begun.
 
         One that its process dies of is set aside.
         """
         results, sent = list[Result](), list[tuple[Addressee, Outcome]]()
-        profile, content, must_stop = ListProfile(**order.profile), _content_of(order), self._must_stop(held)
+        profile, content = ListProfile(**order.profile), _content_of(order)
         for addressee in group:
             recipient = consent.authorized.get(addressee.subscription_id)
             if recipient is None:
@@ -228,7 +237,10 @@ class Sending:
         return results, sent
 
     def _must_stop(self, held: HeldBatch) -> Callable[[], bool]:
-        """Returns what tells whether no further mail may be begun, with consent that was given just now."""
+        """Returns what tells whether no further mail may be begun, with consent that is asked for now.
+
+        The age of consent counts from the question: composing and looking at the ledger take their time too.
+        """
         stale_at = time.monotonic() + CONSENT_FRESH_SECONDS
         clock, held_must_stop, is_hurrying = time.monotonic, held.must_stop, self._hurrying.is_set
         return lambda: clock() > stale_at or held_must_stop() or is_hurrying()

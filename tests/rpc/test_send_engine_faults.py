@@ -435,6 +435,25 @@ def test_consent_is_asked_again_for_whom_a_slow_relay_did_not_get_to(
     assert done.counters.suppressed == 32 - done.counters.sent
 
 
+def test_an_answer_about_consent_that_came_too_late_is_asked_for_again(
+    send_engine: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("send_engine.sending.CONSENT_FRESH_SECONDS", 0.5)
+    newsletter = send_engine.member_center.newsletter(people=4)
+
+    def leave_while_it_is_on_its_way(group: list[uuid.UUID]) -> None:
+        if not send_engine.member_center.asked:
+            threading.Event().wait(1.0)
+            return
+        for subscription_id in group:
+            newsletter.people[subscription_id].refusal = 1
+
+    send_engine.member_center.before_consent = leave_while_it_is_on_its_way
+    with send_engine.worker():
+        done = send_engine.wait(send_engine.create(newsletter))
+    assert (done.counters.suppressed, send_engine.sink.accepted) == (4, [])
+
+
 def test_a_job_completes_while_the_broker_is_frozen(send_engine: Installation) -> None:
     newsletter = send_engine.member_center.newsletter(people=500)
     with socket.create_server(("127.0.0.1", 0)) as frozen:
