@@ -8,5 +8,6 @@ processes    CPU seconds and memory of processes
 report       medians, a table, and the JSON file
 rest         `make bench`: requests through the gateway against bare INSERT+COMMIT
 send         `make bench-send`: a whole send job against Postfix's smtp-source
+size         `make bench-size`: what a mail costs in a large job against one in a small job
 smtp_load    Postfix's smtp-sink and smtp-source, and a loop of aiosmtplib
 """

@@ -39,12 +39,16 @@ def table(rounds: Rounds, baseline: str, unit: str) -> str:
 
 def save(file: Path, rounds: Rounds, baseline: str, **more: Any) -> None:
     """Writes the result as JSON, with the machine's description."""
-    result = {
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": describe(),
-        "baseline": baseline,
-        "rates_per_second": {key: [round(rate, 1) for rate in rates] for key, rates in rounds.items()},
-        "ratios": {key: round(value, 4) for key, value in ratios(rounds, baseline).items()},
+    write(
+        file,
+        baseline=baseline,
+        rates_per_second={key: [round(rate, 1) for rate in rates] for key, rates in rounds.items()},
+        ratios={key: round(value, 4) for key, value in ratios(rounds, baseline).items()},
         **more,
-    }
-    file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    )
+
+
+def write(file: Path, **result: Any) -> None:
+    """Writes a result as JSON, with the time and the machine's description before it."""
+    described = {"measured_at": datetime.now(UTC).isoformat(timespec="seconds"), "machine": describe(), **result}
+    file.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")

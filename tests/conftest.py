@@ -11,6 +11,8 @@ from collections.abc import Generator
 import hypothesis
 import pytest
 
+from tests.claims_table import ClaimRow, hand_in_claim
+
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 # Where Debian's packages libfaketime and rabbitmq-server put what no PATH leads to.
@@ -44,6 +46,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker, program in MISSING.items():
         if item.get_closest_marker(marker):
             pytest.skip(f"not run: this machine lacks {program}")
+
+
+@pytest.fixture(autouse=True)
+def claimed(request: pytest.FixtureRequest, record_property: object) -> None:
+    """Counts a test marked `claim` as cases of its claims."""
+    for marker in request.node.iter_markers("claim"):
+        hand_in_claim(record_property, ClaimRow(*marker.args, **marker.kwargs))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -17,6 +17,8 @@ from send_engine.esp.timeouts import Timeouts
 from send_engine.esp.url import SmtpAccount
 from tests.smtp_server import CLOSE, HALF_CLOSE, HANG, ONE_BY_ONE, PIPELINED, RESET, Act, SmtpServer, say, say_and
 
+S3 = pytest.mark.claim("S3", "SMTP replies, silences and cuts at every phase", asked=200)
+
 SCALED_DOWN = Timeouts(connect=5, greeting=5, mail=0.4, rcpt=0.4, data=0.4, block=0.4, final_dot=0.4, quit=0.4)
 PATIENT = Timeouts(connect=20, greeting=20, mail=20, rcpt=20, data=20, block=20, final_dot=20, quit=2)
 
@@ -251,12 +253,14 @@ def send_three(case: Case, extensions: tuple[str, ...], timeouts: Timeouts) -> N
     assert server.violations == []
 
 
+@S3
 @pytest.mark.parametrize("extensions", [PIPELINED, ONE_BY_ONE], ids=["pipelined", "one by one"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_reply_or_cut_means_what_the_table_says(case: Case, extensions: tuple[str, ...]) -> None:
     send_three(case, extensions, PATIENT)
 
 
+@S3
 @pytest.mark.parametrize("extensions", [PIPELINED, ONE_BY_ONE], ids=["pipelined", "one by one"])
 @pytest.mark.parametrize("case", SILENCES, ids=str)
 def test_silence_ends_after_the_time_of_its_phase(case: Case, extensions: tuple[str, ...]) -> None:
@@ -266,11 +270,13 @@ def test_silence_ends_after_the_time_of_its_phase(case: Case, extensions: tuple[
     assert 0.4 <= time.monotonic() - started < PATIENT.mail / 2
 
 
+@S3
 @pytest.mark.parametrize("case", REFUSALS, ids=str)
 def test_a_refusal_says_whose_trouble_it_is(case: Case) -> None:
     send_three(case, PIPELINED, PATIENT)
 
 
+@S3
 @pytest.mark.parametrize("case", OPENINGS, ids=str)
 def test_a_session_that_is_not_opened_defers_and_the_next_one_carries(case: Case) -> None:
     script = {case.phase: [case.act]} | ({"ehlo": [say("502 5.5.1 What?")]} if case.phase == "helo" else {})
@@ -296,6 +302,7 @@ def test_a_session_that_is_not_opened_defers_and_the_next_one_carries(case: Case
     assert server.violations == []
 
 
+@S3
 @pytest.mark.parametrize("extensions", [PIPELINED, ONE_BY_ONE], ids=["pipelined", "one by one"])
 @pytest.mark.parametrize(
     ("phase", "acts"), BETWEEN, ids=lambda value: value if isinstance(value, str) else str(value[-1])

@@ -10,6 +10,7 @@ import uvloop
 from send_engine.esp.port import Category, ComposedMail, Outcome, Verdict
 from send_engine.esp.smtp import SmtpEsp
 from send_engine.esp.timeouts import Timeouts
+from tests.claims_table import ClaimRow, hand_in_claim
 from tests.smtp_scenes import PATIENT, mail, mails, never, play, until, verdicts
 from tests.smtp_server import CLOSE, HANG, ONE_BY_ONE, PIPELINED, RESET, Act, SmtpServer, say, say_and
 
@@ -275,7 +276,8 @@ def test_a_session_carries_no_mail_after_its_time() -> None:
 @pytest.mark.parametrize(
     ("answer", "times"), [(say_and("close", "421 4.3.2 Closing"), 320), (RESET, 320), (CLOSE, 320), (HANG, 40)], ids=str
 )
-def test_no_answer_to_quit_ever_sends_a_mail_again(answer: Act, times: int) -> None:
+def test_no_answer_to_quit_ever_sends_a_mail_again(record_property: object, answer: Act, times: int) -> None:
+    hand_in_claim(record_property, ClaimRow("S4", "answers to QUIT, or none, after a 250", 1000, times))
     outcomes, server = play(
         SmtpServer(script={"quit": [answer] * times}),
         lambda esp: esp.send(mails(times), never),

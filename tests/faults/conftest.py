@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.claims_table import claim_rows_of, claims_as_markdown
 from tests.faults.faults_table import as_markdown, rows_of, share, write
 from tests.rig.proving_ground import ProvingGround, proving_ground
 
@@ -35,7 +36,7 @@ _BEGAN = pytest.StashKey[float]()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Prints the table, and writes it where that was asked for."""
+    """Prints the tables, and writes them where that was asked for."""
     passed = [one for one in terminalreporter.stats.get("passed", []) if isinstance(one, pytest.TestReport)]
     failed = [one for one in terminalreporter.stats.get("failed", []) if isinstance(one, pytest.TestReport)]
     rows = rows_of([*passed, *failed])
@@ -43,8 +44,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     terminalreporter.section("faults")
     terminalreporter.line(as_markdown(rows))
+    claims = claim_rows_of(passed, failed)
+    terminalreporter.line("")
+    terminalreporter.line(claims_as_markdown(claims))
     if os.environ.get("MESSMAIL_FAULTS_WRITE"):
         minutes = (time.monotonic() - config.stash[_BEGAN]) / 60
         part = share()
         said = f"Run with a share of {part:g} of the full counts, in {minutes:.0f} minutes; {len(failed)} tests failed."
-        write(rows, said)
+        write(rows, claims, said)

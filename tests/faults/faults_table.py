@@ -1,7 +1,8 @@
 """How many faults a run makes, and the table of what came of them.
 
 `make faults` asks for the full counts of the claims, or for a share of them; `make test` for a few. Each test hands in
-one row; the rows are printed at the end, and written into docs/reliability.md when that was asked for.
+one row; the rows are printed at the end, and written into docs/reliability.md when that was asked for, together with
+what the run shows of the claims that no fault is about.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.claims_table import ClaimRow, claims_as_markdown, hand_in_claim
+from tests.rig.proving_ground import Recount
 
 PROPERTY = "messmail-fault"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
@@ -53,10 +57,13 @@ def runs(full: int, short: int) -> int:
     return short if part is None else max(short, round(full * part))
 
 
-def hand_in(record_property: object, row: FaultRow) -> None:
-    """Puts a row into the table."""
+def hand_in(record_property: object, row: FaultRow, *recounts: Recount) -> None:
+    """Puts a row into the table, and what its recounts, which found nothing wrong, have looked at."""
     assert callable(record_property)
     record_property(PROPERTY, json.dumps(asdict(row)))
+    polls, deliveries = sum(count.polls for count in recounts), sum(count.states.total() for count in recounts)
+    hand_in_claim(record_property, ClaimRow("S1", "counters of a job read while it is hurt: they add up", run=polls))
+    hand_in_claim(record_property, ClaimRow("S2", "rows of the ledger ended, each with its reason", run=deliveries))
 
 
 def rows_of(reports: Sequence[pytest.TestReport]) -> list[FaultRow]:
@@ -76,9 +83,10 @@ def as_markdown(rows: Sequence[FaultRow]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def write(rows: Sequence[FaultRow], said: str) -> None:
-    """Writes the table, and a line about the run, into the document."""
+def write(rows: Sequence[FaultRow], claims: Sequence[ClaimRow], said: str) -> None:
+    """Writes the tables, and a line about the run, into the document."""
     text = DOCUMENT.read_text(encoding="utf-8")
     before, _, rest = text.partition(_BEGIN)
     after = rest.partition(_END)[2]
-    DOCUMENT.write_text(f"{before}{_BEGIN}\n\n{said}\n\n{as_markdown(rows)}\n\n{_END}{after}", encoding="utf-8")
+    tables = f"{as_markdown(rows)}\n\n{claims_as_markdown(claims)}"
+    DOCUMENT.write_text(f"{before}{_BEGIN}\n\n{said}\n\n{tables}\n\n{_END}{after}", encoding="utf-8")

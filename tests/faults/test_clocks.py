@@ -62,12 +62,14 @@ def test_a_worker_whose_clock_jumps_loses_nobody(
             *("D9", "one worker's clock jumps by hours and days", asked, jumps, len(counted.lost), counted.duplicates),
             *(job.bound, counted.states["unknown"], job.slowest_recovery()),
         ),
+        counted,
     )
     assert counted.lost == []
     assert set(counted.doubled) <= job.in_flight
     assert counted.states == {"sent": people}
 
 
+@pytest.mark.claim("D9", "schedules by the database's clock, with a worker a day off: never early, at most 60 s late")
 @pytest.mark.parametrize("offset", ["+1d", "-1d"])
 def test_a_schedule_goes_by_the_database_clock(ground: ProvingGround, tmp_path: Path, offset: str) -> None:
     with ground.crew() as crew:

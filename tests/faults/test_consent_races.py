@@ -22,7 +22,8 @@ from messmail.member_center.v1 import member_center_feed_pb2_grpc as feed_grpc
 from messmail.member_center.v1 import member_center_pb2 as pb
 from messmail.member_center.v1 import member_center_pb2_grpc
 from servicekit.clients import AccessTokens, open_channel, open_internal_channel
-from tests.faults.faults_table import FaultRow, hand_in, runs
+from tests.claims_table import ClaimRow, hand_in_claim
+from tests.faults.faults_table import runs
 from tests.rig.proving_ground import ProvingGround
 from tests.rig.workers import Crew
 
@@ -113,9 +114,9 @@ def test_an_answer_read_after_an_unsubscription_never_names_the_person(
     races = runs(asked, 500)
     trial = Races(ground)
     trial.run(chance, races)
-    hand_in(
+    hand_in_claim(
         record_property,
-        FaultRow("S7", f"left while consent was asked: {len(trial.violations)} mailable", asked, races, 0, 0, 0, 0),
+        ClaimRow("S7", "left while consent was asked: not mailable later", asked, races, len(trial.violations)),
     )
     assert trial.violations == []
     assert len(trial.left) == races
@@ -152,9 +153,9 @@ def test_nobody_who_left_before_the_consent_answer_gets_the_mail(
     }
     # A mail's Date is the moment when its consent answer was read, in whole seconds.
     late = [email for email, at in left.items() if email in mailed and mailed[email] > at]
-    hand_in(
+    hand_in_claim(
         record_property,
-        FaultRow("S7", f"left while a job ran: {len(late)} mailed later", len(leavers), len(leavers), 0, 0, 0, 0),
+        ClaimRow("S7", "left while a job ran: not mailed later", run=len(leavers), violations=len(late)),
     )
     assert late == []
     assert counters["sent"] == len(mailed)

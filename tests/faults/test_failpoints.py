@@ -47,7 +47,7 @@ def test_a_worker_that_dies_after_a_final_dot_doubles_only_what_was_in_flight(
         crew.start()
         job.wait_completed()
         counted = job.recount()
-    hand_in(record_property, row(boundary, on_unknown, deaths, [(job, counted)]))
+    hand_in(record_property, row(boundary, on_unknown, deaths, [(job, counted)]), counted)
     assert counted.lost == []
     assert set(counted.doubled) <= job.in_flight
     if on_unknown == "hold":
@@ -76,7 +76,7 @@ def test_a_worker_that_dies_before_a_final_dot_or_behind_the_record_doubles_nobo
                 heir.send(signal.SIGCONT)
                 job.wait_completed()
                 counted.append((job, job.recount()))
-    hand_in(record_property, row(boundary, "resend", deaths, counted))
+    hand_in(record_property, row(boundary, "resend", deaths, counted), *(count for _, count in counted))
     for _, count in counted:
         assert (count.lost, count.duplicates, count.states) == ([], 0, {"sent": PEOPLE_OF_A_SMALL_JOB})
 
@@ -95,7 +95,7 @@ def test_a_send_engine_that_dies_after_it_stored_a_job_has_stored_all_of_it(
             with ground.watched(newsletter, audience, job_id) as job:
                 job.wait_completed()
                 counted.append((job, job.recount()))
-    hand_in(record_property, row("enqueued", "resend", deaths, counted))
+    hand_in(record_property, row("enqueued", "resend", deaths, counted), *(count for _, count in counted))
     for _, count in counted:
         assert (count.lost, count.duplicates) == ([], 0)
 

@@ -92,6 +92,7 @@ def test_a_worker_that_is_asked_to_end_ends_in_time_and_doubles_nobody(
             *("D11", f"worker asked to end (took at most {slowest:.1f} s)", asked, ends, len(counted.lost)),
             *(counted.duplicates, 0, counted.states["unknown"], job.slowest_recovery()),
         ),
+        counted,
     )
     assert (counted.lost, counted.duplicates) == ([], 0)
     assert counted.states == {"sent": people}

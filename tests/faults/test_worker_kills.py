@@ -39,6 +39,7 @@ def test_kills_of_a_worker_lose_nobody_and_double_only_what_was_in_flight(
             *("D1", f"worker killed, {on_unknown}", asked, kills, len(counted.lost), counted.duplicates, job.bound),
             *(unknown, job.slowest_recovery()),
         ),
+        counted,
     )
     assert counted.lost == []
     assert set(counted.doubled) <= job.in_flight

@@ -6,6 +6,8 @@ add up. At the end everybody is counted at the sink and in the ledger. Which fau
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 import uuid
@@ -59,6 +61,15 @@ class Broker:
         if self._child is not None:
             end([self._child])
         self._child = None
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Lets Valkey answer nothing, though it is there, for the length of a `with` block."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
 
     def restart_empty(self) -> None:
         """Starts Valkey anew without anything it knew."""

@@ -104,6 +104,7 @@ def test_a_paused_job_begins_no_mail_and_a_resumed_one_sends_nobody_twice(send_e
     assert len(send_engine.sink.accepted) == 300
 
 
+@pytest.mark.claim("S6", "pauses in the middle of sending: no mail begun a second later")
 def test_no_mail_is_begun_a_second_after_a_pause_even_in_a_long_group(send_engine: Installation) -> None:
     newsletter = send_engine.member_center.newsletter(people=200)
     with send_engine.worker(send_engine_smtp_connections=1):
@@ -424,6 +425,7 @@ def test_a_foreign_page_token_is_refused(send_engine: Installation, token: str) 
 # ---- races
 
 
+@pytest.mark.claim("S6", "cancels that race with the end of their job", asked=100, run=RACES)
 def test_a_cancel_that_races_with_the_last_mail_leaves_one_end(send_engine: Installation) -> None:
     seed = int(os.environ.get("MESSMAIL_SEED", str(random.SystemRandom().randrange(2**32))))
     print(f"seed {seed} (MESSMAIL_SEED repeats it)")

@@ -44,6 +44,7 @@ def count_jobs(installation: Installation) -> int:
     return int(installation.database.rows("SELECT count(*) FROM send_jobs")[0][0])
 
 
+@pytest.mark.claim("S5", "parallel requests with one Idempotency-Key", asked=50, run=50)
 def test_fifty_parallel_requests_with_one_key_make_one_job(send_engine: Installation) -> None:
     newsletter = send_engine.member_center.newsletter(people=5)
     client, request = send_engine.credentials(newsletter.tenant_id), a_request(newsletter)

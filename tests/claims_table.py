@@ -1,0 +1,68 @@
+"""What a run shows of each claim, as a table: cases asked for, cases run, violations.
+
+A test marked `claim` is so many cases of it. One that finds out only as it runs hands in how many it saw.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import pytest
+
+PROPERTY = "messmail-claim"
+_HEAD = ("claim", "what", "asked", "run", "violations")
+
+
+@dataclass(frozen=True)
+class ClaimRow:
+    """Cases of a claim. asked is how many the claim itself asks for, 0 where it names no number."""
+
+    claim: str
+    what: str
+    asked: int = 0
+    run: int = 1
+    violations: int = 0
+
+    @property
+    def order(self) -> tuple[str, int, str]:
+        """Sorts rows as the claims are numbered."""
+        return self.claim[0], int(self.claim[1:]), self.what
+
+
+def hand_in_claim(record_property: object, row: ClaimRow) -> None:
+    """Puts cases into the table."""
+    assert callable(record_property)
+    record_property(PROPERTY, json.dumps(asdict(row)))
+
+
+def claim_rows_of(passed: Iterable[pytest.TestReport], failed: Iterable[pytest.TestReport]) -> list[ClaimRow]:
+    """Adds up what tests handed in, in the order of the claims. A test that failed is a violation of its claims."""
+    found: dict[tuple[str, str], ClaimRow] = {}
+    for reports, at_least in ((passed, 0), (failed, 1)):
+        for report in reports:
+            for name, value in report.user_properties:
+                if name != PROPERTY:
+                    continue
+                row = ClaimRow(**json.loads(str(value)))
+                before = found.get((row.claim, row.what), ClaimRow(row.claim, row.what, row.asked, 0))
+                found[row.claim, row.what] = ClaimRow(
+                    row.claim,
+                    row.what,
+                    max(before.asked, row.asked),
+                    before.run + row.run,
+                    before.violations + max(row.violations, at_least),
+                )
+    return sorted(found.values(), key=lambda row: row.order)
+
+
+def claims_as_markdown(rows: Sequence[ClaimRow]) -> str:
+    """Returns the table."""
+    lines: list[Sequence[str]] = [_HEAD, ("---", "---", "--:", "--:", "--:")]
+    lines += [(row.claim, row.what, _number(row.asked), _number(row.run), str(row.violations)) for row in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _number(number: int) -> str:
+    return f"{number:,}" if number else ""
