@@ -42,7 +42,7 @@ bench-distance: $(READY) ## measure mails per second over one connection of 50 m
 # ---- checking it
 
 .PHONY: test test-fast faults lint format typecheck
-test: lint typecheck ## everything: lint, types and every test; at the end, what could not run on this machine
+test: lint typecheck third-party-protos ## everything: lint, types and every test; at the end, what could not run on this machine
 	$(PYTEST) $(ARGS)
 
 test-fast: $(READY) ## the tests that take seconds
