@@ -63,6 +63,7 @@ class SmtpEsp:
         # Workers that hold no session yet; these may be told to stop waiting.
         waiting: set[asyncio.Task[None]] = set()
         workers = {asyncio.create_task(self._carry(queue, waiting)) for _ in range(min(self._connections, len(mails)))}
+        unneeded = workers
         try:
             pending = set(workers)
             while pending and not queue.settled.done():
@@ -73,8 +74,10 @@ class SmtpEsp:
                 if abort():
                     for worker in waiting:
                         worker.cancel()
+            # Every mail has its outcome, so whoever holds a session gives it back now. Cancelled, it would drop it.
+            unneeded = waiting
         finally:
-            for worker in workers:
+            for worker in unneeded:
                 worker.cancel()
             results = await asyncio.gather(*workers, return_exceptions=True)
         for result in results:
@@ -112,6 +115,8 @@ class SmtpEsp:
             queue.refusal = refused.outcome
         finally:
             waiting.discard(me)
+            # A cancelled task keeps its frames: with itself in one of them, all mails would wait for the collector.
+            del me
 
     async def _session(self) -> Session:
         while True:

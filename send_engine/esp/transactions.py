@@ -70,6 +70,7 @@ class Transactions:
         self._steps = 0
         self._progress = (-1, 0)
         self._since = 0.0
+        self._next_glance: asyncio.TimerHandle | None = None
         shortest = min(timeouts.mail, timeouts.rcpt, timeouts.data, timeouts.block, timeouts.final_dot)
         self._glance_seconds = min(_GLANCE, shortest / 8)
 
@@ -325,7 +326,7 @@ class Transactions:
         elif self._phase is not _FINAL_DOT and self._queue.abort():
             self._stop()
         else:
-            self._loop.call_later(self._glance_seconds, self._glance)
+            self._next_glance = self._loop.call_later(self._glance_seconds, self._glance)
 
     def _limit_of_phase(self) -> float:
         timeouts = self._timeouts
@@ -346,5 +347,8 @@ class Transactions:
 
     def _finish(self) -> None:
         self._wire.listener = None
+        if self._next_glance is not None:
+            # It holds on to this, and so to all mails of the queue.
+            self._next_glance.cancel()
         if not self._done.done():
             self._done.set_result(None)

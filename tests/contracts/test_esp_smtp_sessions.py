@@ -1,7 +1,9 @@
 """How SMTP sessions are opened, shared, renewed and ended."""
 
 import asyncio
+import gc
 import socket
+import weakref
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -213,6 +215,42 @@ def test_idle_sessions_are_used_again() -> None:
 
     _, server = play(SmtpServer(), scene, connections=4)
     assert server.connections == 1
+
+
+def test_sessions_that_end_their_last_mails_at_once_are_all_used_again() -> None:
+    async def scene(esp: SmtpEsp) -> None:
+        for _ in range(100):
+            assert verdicts(await esp.send(mails(8), never)) == [Verdict.accepted] * 8
+
+    _, server = play(SmtpServer(), scene, connections=4)
+    assert server.connections == 4
+
+
+class Group(list[ComposedMail]):
+    """The mails of a send, which can be watched."""
+
+
+@pytest.mark.parametrize("connections", [1, 4])
+def test_a_send_that_is_over_keeps_no_mail_in_memory(connections: int) -> None:
+    async def scene(esp: SmtpEsp) -> int:
+        sent = []
+        for _ in range(100):
+            group = Group(mails(8))
+            sent.append(weakref.ref(group))
+            await esp.send(group, never)
+        del group
+        # The last callbacks of a send come right behind it.
+        await asyncio.sleep(0)
+        return sum(kept() is not None for kept in sent)
+
+    # What only the collector finds stays for a while, and a large job has a thousand such groups.
+    gc.collect()
+    gc.disable()
+    try:
+        kept, _ = play(SmtpServer(), scene, connections=connections)
+        assert kept == 0
+    finally:
+        gc.enable()
 
 
 def test_sends_at_once_share_the_connections() -> None:
