@@ -1,9 +1,9 @@
 """`make bench-size`: what a mail costs in a large job against one in a small job, in CPU time and in memory.
 
-One installation sends jobs of both sizes in turn, small ones before and after each large one, so that what slows the
-machine slows both; the ratios are medians over the rounds. The sink does the same for every mail: where its CPU time
-differs too, the machine was not the same. Processes never give memory back, so peaks of the small jobs are those of
-the jobs before the first large one.
+One installation sends jobs of both sizes in turn, small ones before and after each large one, as many mails together,
+so that what slows the machine slows both; the ratios are medians over the rounds. The sink does the same for every
+mail: where its CPU time differs too, the machine was not the same. Processes never give memory back, so peaks of the
+small jobs are those of the jobs before the first large one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.installation import stack
 from bench.send import MeasuredJob, Tenant, measured_job
 
 CPU_TARGET, MEMORY_TARGET = 1.15, 1.2
-_SMALL_JOBS_BESIDE = 2
+_SMALL_JOBS_BESIDE = 5
 
 
 def cpu_of(job: MeasuredJob) -> float:
