@@ -181,7 +181,8 @@ def deliveries(
 
 def _facts(job: pb2.SendJob) -> dict[str, Any]:
     """The job as the REST face tells it."""
-    return facts_of(job) | {"status": _word(job.status)}
+    policy = pb2.UnknownPolicy.Name(job.on_unknown).removeprefix("UNKNOWN_POLICY_").lower()
+    return facts_of(job) | {"status": _word(job.status), "on_unknown": policy}
 
 
 def _word(status: pb2.SendJobStatus.ValueType) -> str:

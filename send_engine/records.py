@@ -133,6 +133,9 @@ class SendJob:
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    on_unknown: UnknownPolicy
+    give_up_seconds: float | None
+    round: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import grpc
@@ -224,6 +224,12 @@ def _seconds(duration: Duration) -> float:
     return duration.seconds + duration.nanos / 1e9
 
 
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromTimedelta(timedelta(seconds=seconds))
+    return duration
+
+
 def _state(state: pb.DeliveryState.ValueType) -> ShownState:
     return ShownState[pb.DeliveryState.Name(state).removeprefix(_STATE_PREFIX)]
 
@@ -267,6 +273,9 @@ def _message(counted: CountedJob) -> pb.SendJob:
         created_at=_timestamp(job.created_at),
         started_at=None if job.started_at is None else _timestamp(job.started_at),
         ended_at=None if job.ended_at is None else _timestamp(job.ended_at),
+        on_unknown=pb.UnknownPolicy.Value(f"UNKNOWN_POLICY_{job.on_unknown.name}"),
+        give_up_after=None if job.give_up_seconds is None else _duration(job.give_up_seconds),
+        round=job.round,
     )
 
 

@@ -31,7 +31,7 @@ from send_engine.storage.tables import send_jobs
 _NOW = sa.text("messmail_now()")
 _JOB = """
     j.tenant_id, j.id, j.list_id, j.name, j.subject, j.status, j.status_reason,
-    j.scheduled_at, j.created_at, j.started_at, j.ended_at
+    j.scheduled_at, j.created_at, j.started_at, j.ended_at, j.on_unknown, j.give_up_seconds, j.round
 """
 # One statement is one snapshot: the job and all its batches at the same moment.
 _COUNTED = f"""
@@ -252,6 +252,9 @@ def _counted(row: Row[Any]) -> CountedJob:
         created_at=row.created_at,
         started_at=row.started_at,
         ended_at=row.ended_at,
+        on_unknown=UnknownPolicy(row.on_unknown),
+        give_up_seconds=row.give_up_seconds,
+        round=row.round,
     )
     waiting = {name: int(getattr(row, name)) for name in ("pending", "claimed", "deferred")}
     done = {name: int(getattr(row, name)) for name in ("total", "sending", "sent", "failed", "suppressed", "unknown")}

@@ -204,6 +204,7 @@ def test_a_retry_sends_to_those_who_failed_and_to_nobody_else(send_engine: Insta
         begun = control(send_engine, "Retry", job, states=[FAILED, UNKNOWN])
         assert begun.status == SENDING
         assert not begun.HasField("ended_at")
+        assert (done.round, begun.round) == (1, 2)
         again = send_engine.wait(job)
         assert (again.counters.sent, again.counters.failed, again.counters.suppressed) == (48, 1, 1)
     assert Counter(send_engine.sink.recipients()).most_common(1)[0][1] == 1
@@ -362,6 +363,17 @@ def test_a_job_may_say_how_long_its_mails_are_tried(send_engine: Installation) -
         send_engine.sink.answer = lambda recipient, attempt: b""
         send_engine.database.move_clock(4000)
         assert send_engine.wait(long).counters.sent == 3
+
+
+def test_a_job_tells_what_was_wished_for_it(send_engine: Installation) -> None:
+    newsletter = send_engine.member_center.newsletter(people=1)
+    plain = send_engine.create(newsletter)
+    assert plain.on_unknown == pb.UNKNOWN_POLICY_RESEND
+    assert not plain.HasField("give_up_after")
+    wished = Duration(seconds=90, nanos=500_000_000)
+    held = send_engine.create(newsletter, give_up_after=wished, on_unknown=pb.UNKNOWN_POLICY_HOLD)
+    for told in (held, send_engine.get(held)):
+        assert (told.on_unknown, told.give_up_after) == (pb.UNKNOWN_POLICY_HOLD, wished)
 
 
 def test_a_job_may_ask_for_one_attempt_only(send_engine: Installation) -> None:

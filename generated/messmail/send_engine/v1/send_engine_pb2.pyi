@@ -305,6 +305,9 @@ class SendJob(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
     ENDED_AT_FIELD_NUMBER: _builtins.int
+    ON_UNKNOWN_FIELD_NUMBER: _builtins.int
+    GIVE_UP_AFTER_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The job's id, a UUID."""
     tenant_id: _builtins.str
@@ -319,6 +322,10 @@ class SendJob(_message.Message):
     """The state."""
     status_reason: _builtins.str
     """Why the job failed or was paused, in words. Empty otherwise."""
+    on_unknown: Global___UnknownPolicy.ValueType
+    """What is done with a mail whose fate is unknown."""
+    round: _builtins.int
+    """Which round it is in: 1 is for the whole audience, each retry begins another."""
     @_builtins.property
     def counters(self) -> Global___SendJobCounters:
         """How many mails are in which state."""
@@ -339,6 +346,10 @@ class SendJob(_message.Message):
     def ended_at(self) -> _timestamp_pb2.Timestamp:
         """When it ended, in whatever way."""
 
+    @_builtins.property
+    def give_up_after(self) -> _duration_pb2.Duration:
+        """How long a mail that the ESP puts off is tried again. Absent: as long as the installation says."""
+
     def __init__(
         self,
         *,
@@ -354,10 +365,13 @@ class SendJob(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         started_at: _timestamp_pb2.Timestamp | None = ...,
         ended_at: _timestamp_pb2.Timestamp | None = ...,
+        on_unknown: Global___UnknownPolicy.ValueType = ...,
+        give_up_after: _duration_pb2.Duration | None = ...,
+        round: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters", "created_at", b"created_at", "ended_at", b"ended_at", "scheduled_at", b"scheduled_at", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters", "created_at", b"created_at", "ended_at", b"ended_at", "give_up_after", b"give_up_after", "scheduled_at", b"scheduled_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters", "created_at", b"created_at", "ended_at", b"ended_at", "id", b"id", "list_id", b"list_id", "name", b"name", "scheduled_at", b"scheduled_at", "started_at", b"started_at", "status", b"status", "status_reason", b"status_reason", "subject", b"subject", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters", "created_at", b"created_at", "ended_at", b"ended_at", "give_up_after", b"give_up_after", "id", b"id", "list_id", b"list_id", "name", b"name", "on_unknown", b"on_unknown", "round", b"round", "scheduled_at", b"scheduled_at", "started_at", b"started_at", "status", b"status", "status_reason", b"status_reason", "subject", b"subject", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
