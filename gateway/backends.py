@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2
 from gateway.exchange import HttpRequest
 from messmail.member_center.v1 import member_center_pb2, member_center_pb2_grpc
 from servicekit.access import FORWARDED_IP, FORWARDED_USER_AGENT, GATEWAY_AUTHORIZATION, REQUEST_ID
+from servicekit.clients import CHANNEL_OPTIONS
 from servicekit.errors import MessmailError, Reason, from_rpc_error
 
 CALL_SECONDS = 10.0
@@ -34,13 +35,6 @@ _RENEW_SECONDS = 60.0
 _KEEP_SECONDS = 5.0
 _LONG_AGO = float("-inf")
 _BAD_TOKEN = {Reason.ERROR_REASON_TOKEN_INVALID, Reason.ERROR_REASON_TOKEN_EXPIRED}
-_CHANNEL_OPTIONS = [
-    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-    # A service that was restarted is found again within a second, not after gRPC's default of up to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.min_reconnect_backoff_ms", 100),
-]
 
 _log = structlog.get_logger()
 
@@ -50,7 +44,7 @@ Call: TypeAlias = Callable[[Message, HttpRequest, str], Awaitable[Message]]
 
 def open_channel(address: str) -> grpc.aio.Channel:
     """Opens a channel to HOST:PORT for the running event loop. Nothing is dialled until the first call."""
-    return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
 
 
 class GatewayToken:

@@ -21,12 +21,16 @@ from servicekit.errors import MessmailError, Reason, from_rpc_error
 CALL_SECONDS = 10.0
 # A token is replaced this long before it expires, so that none expires on its way.
 _RENEW_SECONDS = 60.0
-_CHANNEL_OPTIONS = [
+CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     # A peer that was restarted is found again within a second, not after gRPC's default of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # In spite of its name: how long one attempt to connect may take. A busy peer needs more than a moment to greet.
+    ("grpc.min_reconnect_backoff_ms", 5000),
+]
+_CHANNEL_OPTIONS = [
+    *CHANNEL_OPTIONS,
     # Each channel has connections of its own, so that one busy caller does not queue behind another.
     ("grpc.use_local_subchannel_pool", 1),
 ]

@@ -17,13 +17,14 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 
 from member_center.signing_keys import choose
 from messmail.member_center.v1 import member_center_admin_pb2 as admin_pb
-from messmail.member_center.v1 import member_center_admin_pb2_grpc
+from messmail.member_center.v1 import member_center_admin_pb2_grpc, member_center_pb2_grpc
 from messmail.member_center.v1 import member_center_pb2 as pb
-from servicekit.clients import AccessTokens, open_internal_channel
+from servicekit.clients import AccessTokens, open_channel, open_internal_channel
 from servicekit.jwks import FetchedKeys
 from servicekit.server import service_descriptor
 from servicekit.tokens import TokenVerifier
 from tests.member_center_fixtures import ISSUER, MemberCenter, reason_of, unique_address
+from tests.rig.proxy import Weather, fault_proxy
 
 WRITE, READ = "newsletter:send.write", "newsletter:send.read"
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -254,3 +255,12 @@ def test_a_tenants_client_cannot_act_as_an_operator(member_center: MemberCenter)
     admin = member_center_admin_pb2_grpc.MemberCenterAdminStub(channel)
     assert reason_of(lambda: admin.ListTenants(admin_pb.ListTenantsRequest())) == "SCOPE_MISSING"
     channel.close()
+
+
+def test_a_member_center_that_is_slow_to_greet_is_waited_for(member_center: MemberCenter) -> None:
+    with (
+        fault_proxy(member_center.server.address, Weather(round_trip=0.6)) as proxy,
+        open_channel(proxy.address) as channel,
+    ):
+        stub = member_center_pb2_grpc.MemberCenterStub(channel)
+        assert stub.GetJsonWebKeySet(pb.GetJsonWebKeySetRequest(), timeout=10).keys
