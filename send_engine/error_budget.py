@@ -63,4 +63,4 @@ def is_failure(result: Result) -> bool:
     if result.state is DeliveryState.FAILED:
         return result.reason in _FAILURES
     rejected = result.state is DeliveryState.PENDING and result.reason == Category.policy.value
-    return rejected and not result.domain and _GREYLISTED.search(result.reply) is None
+    return rejected and result.tried and not result.domain and _GREYLISTED.search(result.reply) is None

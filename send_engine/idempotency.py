@@ -57,7 +57,7 @@ def recall(connection: Connection, tenant_id: UUID, key: IdempotencyKey, of_requ
         )
     found = send_jobs.find(connection, tenant_id, job_id)
     assert found is not None, "a key's job cannot be removed before the key"
-    job = replace(found.job, status=JobStatus.SCHEDULED, status_reason="", started_at=None, ended_at=None)
+    job = replace(found.job, status=JobStatus.SCHEDULED, status_reason="", started_at=None, ended_at=None, round=1)
     return CountedJob(job, Counters())
 
 

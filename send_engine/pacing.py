@@ -76,14 +76,17 @@ class Pacing:
     def is_shut(self, account: EspAccount, outcomes: Sequence[Outcome]) -> bool:
         """Notes whether an account takes mail at all, and tells whether it took none of these, which then wait with it.
 
-        A server that answers is not shut, whatever it says of the mails, unless it is too busy for any.
+        A server that answers is not shut, whatever it says of the mails, unless it was too busy for most of them. One
+        that ends its sessions so, after some mails each, is not too busy.
         """
+        throttled = sum(map(is_relays, outcomes))
+        answered = sum(outcome.begun and outcome.code is not None for outcome in outcomes) - throttled
         refused = sum(not outcome.begun and outcome.verdict is Verdict.deferred for outcome in outcomes)
-        if any(outcome.begun and outcome.code is not None and not is_relays(outcome) for outcome in outcomes):
+        if answered and answered >= throttled:
             account.circuit.worked()
-        elif refused or any(map(is_relays, outcomes)):
+        elif throttled or refused:
             account.circuit.failed()
-        return 0 < refused == len(outcomes)
+        return 0 < throttled + refused == len(outcomes)
 
     def heed(
         self, group: Group, account: EspAccount, sent: Sequence[tuple[Addressee, Outcome]], seconds: float

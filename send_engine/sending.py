@@ -26,7 +26,7 @@ from send_engine.pacing import Group, Pacing
 from send_engine.passed_by import PassedBy
 from send_engine.recipients import Consent, Recipients
 from send_engine.records import Addressee, Claim, DeliveryState, Result, SendOrder
-from send_engine.throttles import is_throttle
+from send_engine.throttles import is_relays, is_throttle
 from send_engine.trials import Trial, Trials, TrialUnavailableError
 from servicekit.errors import MessmailError, Reason
 
@@ -344,7 +344,8 @@ def _result(addressee: Addressee, outcome: Outcome) -> Result:
         _STATES[outcome.verdict],
         reason="" if outcome.category is None else outcome.category.value,
         reply=reply,
-        tried=outcome.begun,
+        # What a relay says of our pace before it knows the recipient is no attempt at that mail.
+        tried=outcome.begun and not is_relays(outcome),
         domain=addressee.domain if is_throttle(outcome) else "",
     )
 

@@ -309,6 +309,8 @@ class Sink:
         # Asked for each recipient, with the attempt: what to answer to RCPT, b"" to take it, None to cut the line
         # after the final dot.
         self.answer: Callable[[str, int], bytes | None] = lambda recipient, attempt: b""
+        # Asked for each MAIL: what to answer to it, b"" to take it.
+        self.sender_answer: Callable[[], bytes] = lambda: b""
         self.attempts: dict[str, int] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -339,12 +341,18 @@ class Sink:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         writer.write(b"220 sink ESMTP\r\n")
-        recipient = ""
+        recipient, is_refused = "", False
         try:
             while line := await reader.readline():
                 verb = line[:4].upper()
                 if verb == b"EHLO":
                     writer.write(b"250-sink\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n")
+                elif verb == b"MAIL":
+                    refusal = self.sender_answer()
+                    is_refused = bool(refusal)
+                    writer.write(refusal or b"250 2.1.0 OK\r\n")
+                elif is_refused and verb in (b"RCPT", b"DATA"):
+                    writer.write(b"503 5.5.1 no sender\r\n")
                 elif verb == b"RCPT":
                     recipient = line.partition(b"<")[2].partition(b">")[0].decode()
                     self.attempts[recipient] = self.attempts.get(recipient, 0) + 1

@@ -69,7 +69,11 @@ def test_the_answer_is_the_first_one_however_far_the_job_has_got(send_engine: In
     newsletter = send_engine.member_center.newsletter(people=5)
     client, request = send_engine.credentials(newsletter.tenant_id), a_request(newsletter)
     first = create(send_engine, request, client)
+    send_engine.sink.answer = lambda recipient, attempt: b"550 5.1.1 gone\r\n" if attempt == 1 else b""
     with send_engine.worker():
+        send_engine.wait(first)
+        again = pb.RetrySendJobRequest(id=first.id, states=[pb.RETRIED_STATE_FAILED])
+        assert send_engine.stub.RetrySendJob(again, metadata=client).send_job.round == 2
         send_engine.wait(first)
     assert create(send_engine, request, client) == first
     # Not even Member Center is asked, nor the list needed any more.

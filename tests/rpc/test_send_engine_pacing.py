@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 import time
 import uuid
@@ -163,6 +164,26 @@ def test_a_domain_that_asks_to_slow_down_is_slowed_while_others_go_on_and_nothin
     assert done.counters.sent == done.counters.total == 2800
     assert others_took < 10
     assert wasted < 600
+
+
+@pytest.mark.parametrize("share", [1.0, 0.7])
+def test_a_relay_that_is_too_busy_for_a_while_fails_no_mail_and_spends_no_error_budget(
+    send_engine: Installation, share: float
+) -> None:
+    newsletter = send_engine.member_center.newsletter(people=600)
+    chance = random.Random(17)
+    busy_until = time.monotonic() + 3
+
+    def answer() -> bytes:
+        is_busy = time.monotonic() < busy_until and chance.random() < share
+        return b"454 4.7.0 Throttling failure: maximum send rate exceeded\r\n" if is_busy else b""
+
+    send_engine.sink.sender_answer = answer
+    with send_engine.worker(send_engine_give_up_seconds=0, send_engine_error_budget_results=20):
+        done = send_engine.wait(send_engine.create(newsletter), seconds=60)
+    assert done.status_reason == ""
+    assert done.counters.sent == len(send_engine.sink.accepted) == 600
+    assert {row[4] for row in send_engine.database.deliveries(done.id)} == {1}
 
 
 def test_a_dead_relay_puts_no_mail_off_and_everything_goes_once_it_is_back(send_engine: Installation) -> None:
