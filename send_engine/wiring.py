@@ -9,6 +9,7 @@ import gc
 import os
 import socket
 import threading
+from concurrent.futures import wait
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -59,6 +60,7 @@ _FEED_SCOPE = "internal:feed"
 # After SIGTERM a group under way may end in peace; then no further mail of it is begun; then the process ends anyway.
 _PEACE_SECONDS = 30.0
 _HURRY_SECONDS = 15.0
+_PARTING_SECONDS = 5.0
 
 _log = structlog.get_logger()
 
@@ -202,20 +204,23 @@ class RunningWorker:
             thread.start()
 
     def stop(self) -> None:
-        """Ends the groups under way, gives their batches back and stops everything; takes less than a minute."""
+        """Ends the groups under way, gives their batches back and stops everything; takes less than a minute.
+
+        A group of which a relay keeps its answers longer than that stays marked, as if the worker had been killed.
+        """
         self._stopping.set()
         if not self._lanes.wait_idle(_PEACE_SECONDS):
             self._hurrying.set()
-            self._lanes.wait_idle(_HURRY_SECONDS)
+            if not self._lanes.wait_idle(_HURRY_SECONDS):
+                _log.warning("stopped_in_mid_group", process="worker")
         for thread in self._threads:
             thread.join(timeout=2.0)
         # A thread that waits for a broker which is away is a daemon, and left behind.
         with suppress(Exception):
             self._listener.stop(timeout=1000)
         self._trials.close()
-        for accounts in self._accounts:
-            for esp in accounts.opened():
-                self._loop.submit(esp.close()).exception(timeout=5.0)
+        partings = [self._loop.submit(esp.close()) for accounts in self._accounts for esp in accounts.opened()]
+        wait(partings, timeout=_PARTING_SECONDS)
         self._loop.close()
         self._doorbell.close()
         self._database.close()

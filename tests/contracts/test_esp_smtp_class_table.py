@@ -22,8 +22,9 @@ S3 = pytest.mark.claim("S3", "SMTP replies, silences and cuts at every phase", a
 SCALED_DOWN = Timeouts(connect=5, greeting=5, mail=0.4, rcpt=0.4, data=0.4, block=0.4, final_dot=0.4, quit=0.4)
 PATIENT = Timeouts(connect=20, greeting=20, mail=20, rcpt=20, data=20, block=20, final_dot=20, quit=2)
 
-BODY = b"Subject: one\r\n\r\n..a line that begins with a dot\r\n"
-UNSTUFFED = b"Subject: one\r\n\r\n.a line that begins with a dot\r\n"
+# Each mail has a body of its own, so that none can go to another's recipient unseen.
+BODY = b"Subject: %d\r\n\r\n..a line that begins with a dot\r\n"
+UNSTUFFED = b"Subject: %d\r\n\r\n.a line that begins with a dot\r\n"
 
 accepted, deferred, failed, unknown = Verdict.accepted, Verdict.deferred, Verdict.failed, Verdict.unknown
 mailbox, policy, content, network = Category.mailbox, Category.policy, Category.content, Category.network
@@ -225,7 +226,13 @@ BETWEEN = [
 
 
 def mail(number: int) -> ComposedMail:
-    return ComposedMail("bounce@list.example", f"reader{number}@example.org", BODY, smtputf8=False, eight_bit=False)
+    recipient, body = f"reader{number}@example.org", BODY % number
+    return ComposedMail("bounce@list.example", recipient, body, smtputf8=False, eight_bit=False)
+
+
+def assert_each_has_its_own(server: SmtpServer) -> None:
+    bodies = {f"reader{number}@example.org": UNSTUFFED % number for number in range(3)}
+    assert all(received.data == bodies[received.recipient] for received in server.mails)
 
 
 def send_three(case: Case, extensions: tuple[str, ...], timeouts: Timeouts) -> None:
@@ -249,7 +256,7 @@ def send_three(case: Case, extensions: tuple[str, ...], timeouts: Timeouts) -> N
     if case.verdict is not unknown:
         assert ("reader0@example.org" in taken) == (case.verdict is accepted)
     assert len(server.mails) == len(taken), "a mail was sent twice"
-    assert all(received.data == UNSTUFFED for received in server.mails)
+    assert_each_has_its_own(server)
     assert server.violations == []
 
 
@@ -299,6 +306,7 @@ def test_a_session_that_is_not_opened_defers_and_the_next_one_carries(case: Case
     assert first[0].enhanced == case.enhanced
     assert [outcome.verdict for outcome in second] == [accepted] * 3, second
     assert len(server.mails) == 3
+    assert_each_has_its_own(server)
     assert server.violations == []
 
 
@@ -321,6 +329,7 @@ def test_an_end_between_two_mails_harms_neither(phase: str, acts: list[Act], ext
     expected = [failed if refusal else accepted, accepted, accepted]
     assert [outcome.verdict for outcome in outcomes] == expected, outcomes
     assert len(server.mails) == expected.count(accepted), "a mail was lost or sent twice"
+    assert_each_has_its_own(server)
     assert server.violations == []
 
 

@@ -38,7 +38,12 @@ _BEGAN = pytest.StashKey[float]()
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Prints the tables, and writes them where that was asked for."""
     passed = [one for one in terminalreporter.stats.get("passed", []) if isinstance(one, pytest.TestReport)]
-    failed = [one for one in terminalreporter.stats.get("failed", []) if isinstance(one, pytest.TestReport)]
+    failed = [
+        one
+        for outcome in ("failed", "error")
+        for one in terminalreporter.stats.get(outcome, [])
+        if isinstance(one, pytest.TestReport)
+    ]
     rows = rows_of([*passed, *failed])
     if not rows:
         return
@@ -50,5 +55,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if os.environ.get("MESSMAIL_FAULTS_WRITE"):
         minutes = (time.monotonic() - config.stash[_BEGAN]) / 60
         part = share()
-        said = f"Run with a share of {part:g} of the full counts, in {minutes:.0f} minutes; {len(failed)} tests failed."
+        names = ", ".join(sorted(f"`{one.nodeid.rpartition('::')[2]}`" for one in failed)) or "none"
+        said = f"Run with a share of {part:g} of the full counts, in {minutes:.0f} minutes. Tests that failed: {names}."
         write(rows, claims, said)

@@ -60,7 +60,7 @@ def test_a_worker_whose_clock_jumps_loses_nobody(
         record_property,
         FaultRow(
             *("D9", "one worker's clock jumps by hours and days", asked, jumps, len(counted.lost), counted.duplicates),
-            *(job.bound, counted.states["unknown"], job.slowest_recovery()),
+            *(job.bound, counted.states["unknown"], counted.recovery),
         ),
         counted,
     )

@@ -20,6 +20,8 @@ RUNS, SHORT = 25, 1
 DEATH_SECONDS = 90.0
 BEFORE_THE_DOT = ("claimed", "marked", "connected", "MAIL", "RCPT", "DATA")
 BEHIND_THE_RECORD = ("recorded", "acknowledged", "closed")
+# A worker claims the plan first, and its ring is acknowledged first: it is the sending that is to be hurt.
+PASSINGS = {"claimed": 2, "acknowledged": 2}
 # Behind these a mail is out and its answer is not on record.
 AFTER_THE_DOT = ("dot written", "final dot")
 PEOPLE_PER_DEATH = 400
@@ -70,8 +72,10 @@ def test_a_worker_that_dies_before_a_final_dot_or_behind_the_record_doubles_nobo
             heir.send(signal.SIGSTOP)
             with ground.job(PEOPLE_OF_A_SMALL_JOB) as job:
                 # Over one connection, so that no other is behind a boundary of its own.
-                victim = crew.start(MESSMAIL_FAILPOINT=f"{boundary}:1", SEND_ENGINE_SMTP_CONNECTIONS="1")
+                failpoint = f"{boundary}:{PASSINGS.get(boundary, 1)}"
+                victim = crew.start(MESSMAIL_FAILPOINT=failpoint, SEND_ENGINE_SMTP_CONNECTIONS="1")
                 assert victim.wait_end(DEATH_SECONDS) == -signal.SIGKILL
+                assert status_of(ground, job.id) in ("sending", "completed"), "it died over the plan"
                 job.fault(victim)
                 heir.send(signal.SIGCONT)
                 job.wait_completed()
@@ -112,6 +116,12 @@ def create_and_lose_the_answer(ground: ProvingGround, crew: Crew, list_id: str, 
             )
     assert lost.value.code() is grpc.StatusCode.UNAVAILABLE
     assert server.wait_end(DEATH_SECONDS) == -signal.SIGKILL
+
+
+def status_of(ground: ProvingGround, job_id: str) -> str:
+    """Returns the state of a job, as the ledger has it."""
+    ((status,),) = ground.ledger.rows("SELECT status FROM send_jobs WHERE id = %s", job_id)
+    return str(status)
 
 
 def jobs_of(ground: ProvingGround, list_id: str) -> set[str]:

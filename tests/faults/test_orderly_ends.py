@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.faults_table import FaultRow, hand_in, runs
 from tests.rig.proving_ground import LEASE_SECONDS, ProvingGround
-from tests.rig.workers import Crew, WorkerProcess
+from tests.rig.workers import WorkerProcess
 from tests.stack import wait_until
 
 CONNECTIONS = 4
@@ -61,6 +61,7 @@ def zombie(ground: ProvingGround) -> tuple[int, int, int, int]:
         assert ledger_of(ground, job.id) == before, "the fence keeps what it writes out"
         counted = job.recount()
     assert set(counted.doubled) <= job.in_flight
+    assert not any(counted.violations.values()), counted.violations
     return len(counted.lost), counted.duplicates, job.bound, late
 
 
@@ -75,7 +76,7 @@ def test_a_worker_that_is_asked_to_end_ends_in_time_and_doubles_nobody(
     with ground.crew(workers=2) as crew, ground.job(people) as job:
         for number in range(ends):
             job.wait_sent(int(people * (number + chance.random()) / (ends + 1)))
-            victim = chance.choice(wait_until(lambda: ready_ones(crew), "a worker that is ready", 60))
+            victim = chance.choice(wait_until(crew.ready, "a worker that is ready", 60))
             job.faults.append(time.time())
             began = time.monotonic()
             victim.send(signal.SIGTERM)
@@ -90,17 +91,12 @@ def test_a_worker_that_is_asked_to_end_ends_in_time_and_doubles_nobody(
         record_property,
         FaultRow(
             *("D11", f"worker asked to end (took at most {slowest:.1f} s)", asked, ends, len(counted.lost)),
-            *(counted.duplicates, 0, counted.states["unknown"], job.slowest_recovery()),
+            *(counted.duplicates, 0, counted.states["unknown"], counted.recovery),
         ),
         counted,
     )
     assert (counted.lost, counted.duplicates) == ([], 0)
     assert counted.states == {"sent": people}
-
-
-def ready_ones(crew: Crew) -> list[WorkerProcess]:
-    """Returns the workers that work."""
-    return [worker for worker in crew.running() if worker.has_logged("ready")]
 
 
 def is_stopped(worker: WorkerProcess) -> bool:

@@ -38,7 +38,8 @@ def test_a_machine_that_is_cut_off_in_mid_job_costs_nobody_a_mail(
                 wait_until(lambda: cut_off.has_logged("batch.lost"), "its discovery", 120)  # noqa: B023
                 assert cut_off.runs and left.runs
                 counted = job.recount()
-                recovery = max(recovery, job.slowest_recovery())
+                recovery = max(recovery, counted.recovery)
+        assert not any(counted.violations.values()), counted.violations
         assert set(counted.doubled) <= job.in_flight
         assert counted.states == {"sent": PEOPLE}
         lost, duplicates, bound = lost + len(counted.lost), duplicates + counted.duplicates, bound + job.bound

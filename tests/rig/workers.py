@@ -100,6 +100,10 @@ class Crew:
         """Returns the workers that have not ended."""
         return [worker for worker in self._workers if worker.runs]
 
+    def ready(self) -> list[WorkerProcess]:
+        """Returns the workers that work."""
+        return [worker for worker in self.running() if worker.has_logged("ready")]
+
     def stop(self) -> None:
         """Asks every worker to end, in peace, and kills those that do not."""
         running = self.running()

@@ -124,8 +124,9 @@ def test_a_limit_is_held_by_two_workers_together_through_a_restart_and_a_broker_
         held = timed.rate(since, since + SECONDS)
         send_engine.cancel(job)
     print(f"{held:.1f} mails a second with a limit of {rate}")
-    # What the worker that was stopped had taken and not used is lost: once, and at most what a bucket holds.
-    lost = BURST_SECONDS / SECONDS
+    # What the worker that was stopped had taken and not used is lost: once, and at most what a bucket holds. In a
+    # minute that does not matter.
+    lost = BURST_SECONDS / SECONDS if SECONDS < 60 else 0
     assert rate * (0.95 - lost) <= held <= rate * 1.05
 
 
@@ -134,8 +135,14 @@ def test_a_domain_that_asks_to_slow_down_is_slowed_while_others_go_on_and_nothin
     send_engine: Installation, operator: Operator
 ) -> None:
     newsletter = send_engine.member_center.newsletter(people=2000)
-    newsletter.add(300, domain="slow.example")
     newsletter.add(500, domain="fast.example")
+    patience = {"send_engine_give_up_seconds": 0}
+    with send_engine.worker(**patience), send_engine.worker(**patience):
+        began_at = time.monotonic()
+        send_engine.wait(send_engine.create(newsletter))
+        alone = time.monotonic() - began_at
+    send_engine.sink.attempts.clear()
+    newsletter.add(300, domain="slow.example")
     began_at = time.monotonic()
     # It takes 40 mails a second, and says so: to RCPT, as the sink asks again later in the transaction.
     taken = Counter[int]()
@@ -150,7 +157,6 @@ def test_a_domain_that_asks_to_slow_down_is_slowed_while_others_go_on_and_nothin
         return answers.get((recipient, attempt), b"")
 
     send_engine.sink.answer = answer
-    patience = {"send_engine_give_up_seconds": 0}
     with send_engine.worker(**patience), send_engine.worker(**patience):
         job = send_engine.create(newsletter)
         wait_until(lambda: send_engine.get(job).counters.sent >= 2500, "the other domains", 20)
@@ -160,9 +166,13 @@ def test_a_domain_that_asks_to_slow_down_is_slowed_while_others_go_on_and_nothin
         assert 0 < limit.slowed_to < 500
         done = send_engine.wait(job, seconds=120)
     wasted = sum(send_engine.sink.attempts.values()) - 2800
-    print(f"the others took {others_took:.1f} s, all {time.monotonic() - began_at:.1f} s, {wasted} attempts in vain")
+    print(
+        f"the others took {others_took:.1f} s, alone {alone:.1f} s, all {time.monotonic() - began_at:.1f} s; "
+        f"{wasted} attempts in vain"
+    )
     assert done.counters.sent == done.counters.total == 2800
-    assert others_took < 10
+    # Workers start in both.
+    assert others_took < 1.5 * alone + 1
     assert wasted < 600
 
 
