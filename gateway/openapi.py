@@ -128,7 +128,7 @@ def _success(route: Route, schemas: Schemas) -> dict[str, Any]:
     field = route.response_body
     message = route.rpc.output_type.fields_by_name[field].message_type if field else route.rpc.output_type
     assert message is not None
-    content: dict[str, Any] = {JSON: {"schema": schemas.answer(message)}}
+    content: dict[str, Any] = {JSON: {"schema": schemas.answer(message, omits_absent=route.face.omit_absent)}}
     if route.face.page:
         content["text/html"] = {"schema": {"type": "string", "description": "The same as a page, for browsers."}}
     answer: dict[str, Any] = {"description": comment_of(route.rpc.output_type.full_name), "content": content}

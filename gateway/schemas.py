@@ -1,7 +1,7 @@
 """JSON Schemas of the contract's messages (JSON Schema 2020-12, as OpenAPI 3.1 has it), with their rules and comments.
 
 A message is described differently on its two ways: a request may leave fields out and must not add any; an answer
-always has every field, null where there is nothing.
+always has every field, null where there is nothing, unless its RPC leaves such fields out.
 """
 
 from __future__ import annotations
@@ -53,9 +53,14 @@ class Schemas:
     def __init__(self) -> None:
         self.components: dict[str, Schema] = {}
 
-    def answer(self, message: Descriptor) -> Schema:
-        """Returns the schema of an answer."""
-        return self._reference(message, message.name, is_request=False)
+    def answer(self, message: Descriptor, *, omits_absent: bool = False) -> Schema:
+        """Returns the schema of an answer, which may leave out what is absent."""
+        reference = self._reference(message, message.name, is_request=False)
+        if omits_absent:
+            self.components[message.name]["required"] = [
+                field.name for field in message.fields if not field.has_presence
+            ]
+        return reference
 
     def request(self, message: Descriptor, left_out: tuple[str, ...] = (), *, all_optional: bool = False) -> Schema:
         """Returns the schema of a request body, without the fields that come from elsewhere."""

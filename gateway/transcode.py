@@ -102,10 +102,12 @@ class AnswerWriter:
         if part is None:
             raise ValueError(f"{route.rpc.full_name}: response_body must name a message")
         self._write = json_writer(part)
+        self._omits_absent = route.face.omit_absent
 
     def value(self, message: Message) -> Any:
         """Returns the answer as a JSON value."""
-        return self._write(getattr(message, self._field) if self._field else message)
+        value = self._write(getattr(message, self._field) if self._field else message)
+        return {name: inner for name, inner in value.items() if inner is not None} if self._omits_absent else value
 
     @staticmethod
     def encode(value: Any) -> bytes:

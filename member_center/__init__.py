@@ -1,6 +1,7 @@
 """Member Center: who wants which list.
 
 oauth          clients, their secrets and their access tokens
+revocations    access tokens that are ended before their time
 signing_keys   the keys that sign access tokens, and the key set that verifies them
 tenants        the customers of the installation
 lists          what people subscribe to

@@ -13,13 +13,14 @@ import jwt
 import structlog
 
 from member_center.records import OPERATOR, AccessToken, Client, NewClient, Usage
+from member_center.revocations import RevocationList
 from member_center.signing_keys import TOKEN_LIFE, SigningKeys
 from member_center.storage import clients as client_store
 from member_center.tenants import check_tenant
 from member_center.texts import check_plain_text
 from servicekit.database import Database
 from servicekit.errors import MessmailError, Reason, invalid_field
-from servicekit.tokens import ALGORITHM, AUDIENCE, TOKEN_TYPE
+from servicekit.tokens import ALGORITHM, AUDIENCE, TOKEN_TYPE, Claims, TokenVerifier
 
 GRANT_TYPE = "client_credentials"
 TENANT_SCOPES = ("newsletter:send.write", "newsletter:send.read")
@@ -35,10 +36,19 @@ _log = structlog.get_logger()
 class OAuth:
     """The authorization server of one installation."""
 
-    def __init__(self, database: Database, keys: SigningKeys, issuer: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        keys: SigningKeys,
+        issuer: str,
+        revocations: RevocationList,
+        verifier: TokenVerifier,
+    ) -> None:
         self._database = database
         self._keys = keys
         self._issuer = issuer
+        self._revocations = revocations
+        self._verifier = verifier
 
     def create_client(self, tenant_id: UUID | None, usage: Usage, scopes: tuple[str, ...], name: str) -> NewClient:
         """Makes a client; raises INVALID_FIELD, SCOPE_INVALID or TENANT_NOT_FOUND."""
@@ -65,12 +75,14 @@ class OAuth:
         return NewClient(client_id, secret)
 
     def disable_client(self, client_id: UUID) -> datetime:
-        """Ends a client, and returns when it ended; raises CLIENT_NOT_FOUND."""
+        """Ends a client and all its tokens, and returns when it ended; raises CLIENT_NOT_FOUND. Safe to repeat."""
         with self._database.directory() as connection:
             owner = client_store.enter_tenant_of(connection, client_id)
             ended_at = client_store.disable_client(connection, owner, client_id)
         if ended_at is None:
             raise _client_not_found()
+        # In this order no token can be issued after its client's tokens have been ended.
+        self._revocations.end_tokens_of(client_id)
         return ended_at
 
     def has_internal_clients(self) -> bool:
@@ -87,16 +99,47 @@ class OAuth:
             raise MessmailError(
                 Reason.ERROR_REASON_GRANT_TYPE_UNSUPPORTED, f'grant_type: only "{GRANT_TYPE}" is supported'
             )
+        client = self._caller(client_id, client_secret)
+        scopes = _granted(client, scope)
+        token = self._sign(client, scopes)
+        _log.info("audit.token_issued", client_id=str(client.id), tenant_id=str(client.tenant_id), scopes=scopes)
+        return AccessToken(token, int(TOKEN_LIFE.total_seconds()), scopes)
+
+    def revoke_token(self, client_id: str, client_secret: str, token: str) -> None:
+        """Ends a token of the client's own; nothing happens for another token. Raises CLIENT_AUTHENTICATION_FAILED."""
+        client = self._authenticate(client_id, client_secret)
+        claims = self._read(token)
+        if claims is not None and claims.client_id == client.id:
+            self._revocations.end_token(UUID(claims.token_id))
+            _log.info("audit.token_revoked", client_id=str(client.id), token_id=claims.token_id)
+
+    def introspect_token(self, client_id: str, client_secret: str, token: str) -> Claims | None:
+        """Returns what a token says that the client may ask about; None when it is not valid, or another's.
+
+        Raises CLIENT_AUTHENTICATION_FAILED or CLIENT_UNAUTHORIZED.
+        """
+        client = self._caller(client_id, client_secret)
+        claims = self._read(token)
+        if claims is None or (client.usage is not Usage.INTERNAL and claims.tenant_id != client.tenant_id):
+            return None
+        return claims
+
+    def _read(self, token: str) -> Claims | None:
+        try:
+            return self._verifier.verify(token)
+        except MessmailError as error:
+            if error.reason in (Reason.ERROR_REASON_TOKEN_INVALID, Reason.ERROR_REASON_TOKEN_EXPIRED):
+                return None
+            raise
+
+    def _caller(self, client_id: str, client_secret: str) -> Client:
         client = self._authenticate(client_id, client_secret)
         if client.usage is Usage.WEBHOOK_OUTBOUND:
             raise MessmailError(
                 Reason.ERROR_REASON_CLIENT_UNAUTHORIZED,
                 "a client of usage webhook_outbound gets no access tokens: use one of usage tenant_api",
             )
-        scopes = _granted(client, scope)
-        token = self._sign(client, scopes)
-        _log.info("audit.token_issued", client_id=str(client.id), tenant_id=str(client.tenant_id), scopes=scopes)
-        return AccessToken(token, int(TOKEN_LIFE.total_seconds()), scopes)
+        return client
 
     def _authenticate(self, client_id: str, client_secret: str) -> Client:
         try:

@@ -96,6 +96,13 @@ class AccessToken:
     scopes: tuple[str, ...]
 
 
+class Ended(StrEnum):
+    """What a revocation has ended."""
+
+    TOKEN = "token"
+    CLIENT = "client"
+
+
 @dataclass(frozen=True, slots=True)
 class StoredKey:
     """A key as it is stored. id is a kid or a key id, purpose is empty for a signing key."""

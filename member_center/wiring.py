@@ -19,6 +19,7 @@ from member_center.oauth import OAuth
 from member_center.outbox import Outbox
 from member_center.preferences import MemberPreferences
 from member_center.records import Usage
+from member_center.revocations import RevocationList
 from member_center.servicers.admin import MemberCenterAdminServicer
 from member_center.servicers.feed import MemberCenterFeedServicer
 from member_center.servicers.member_center import MemberCenterServicer
@@ -35,6 +36,7 @@ from messmail.member_center.v1 import (
 from servicekit import migrations
 from servicekit.database import Database
 from servicekit.keyring import MasterKeys
+from servicekit.revocations import Revocations
 from servicekit.server import RunningServer, Service, serve_until_stopped, start_server
 from servicekit.telemetry import configure_logging
 from servicekit.tokens import TokenVerifier
@@ -84,7 +86,9 @@ def start(settings: MemberCenterSettings) -> RunningServer:
 
     lists, links = Lists(database), Links(link_keys, issuer)
     limiter = Limiter(database, counters, hashing_key(settings.member_center_master_keys.get_secret_value()))
-    oauth = OAuth(database, signing_keys, issuer)
+    revocations = RevocationList(database)
+    verifier = _verifier(issuer, signing_keys, revocations)
+    oauth = OAuth(database, signing_keys, issuer, revocations, verifier)
     public = MemberCenterServicer(
         oauth,
         signing_keys,
@@ -96,7 +100,9 @@ def start(settings: MemberCenterSettings) -> RunningServer:
     admin = MemberCenterAdminServicer(
         Tenants(database), lists, oauth, Imports(database, lists), limiter, signing_keys, link_keys
     )
-    feed = MemberCenterFeedServicer(lists, Audience(database, lists, links), Outbox(database, lists, links, limiter))
+    feed = MemberCenterFeedServicer(
+        lists, Audience(database, lists, links), Outbox(database, lists, links, limiter), revocations
+    )
     services = [
         Service(
             "messmail.member_center.v1.MemberCenter",
@@ -111,7 +117,6 @@ def start(settings: MemberCenterSettings) -> RunningServer:
             lambda server: member_center_feed_pb2_grpc.add_MemberCenterFeedServicer_to_server(feed, server),
         ),
     ]
-    verifier = TokenVerifier(issuer, signing_keys)
     return start_server(
         settings.member_center_listen, services, verifier, threads=_THREADS, closers=[counters.close, database.close]
     )
@@ -146,7 +151,8 @@ def maintain(owner_url: str | None = None) -> None:
     )
     with engine.begin() as connection:
         mails, subscriptions = upkeep.remove_ended_mails(connection), upkeep.remove_never_confirmed(connection)
-    _log.info("maintained", database=NAME, mails=mails, subscriptions=subscriptions)
+        revocations = upkeep.remove_past_revocations(connection)
+    _log.info("maintained", database=NAME, mails=mails, subscriptions=subscriptions, revocations=revocations)
 
 
 def bootstrap(
@@ -160,7 +166,12 @@ def bootstrap(
     database = _database(settings)
     try:
         master_keys = MasterKeys(settings.member_center_master_keys.get_secret_value())
-        oauth = OAuth(database, SigningKeys(database, master_keys), settings.public_base_url)
+        issuer, keys, revocations = (
+            settings.public_base_url,
+            SigningKeys(database, master_keys),
+            RevocationList(database),
+        )
+        oauth = OAuth(database, keys, issuer, revocations, _verifier(issuer, keys, revocations))
         if oauth.has_internal_clients() and not force:
             raise RuntimeError("this installation has its first credentials already: make more with `messmail clients`")
         wanted = {"admin": _ADMIN_SCOPES, **(_SERVICE_SCOPES if with_services else {})}
@@ -168,6 +179,10 @@ def bootstrap(
     finally:
         database.close()
     return {name: {"client_id": str(client.id), "client_secret": client.secret} for name, client in made.items()}
+
+
+def _verifier(issuer: str, keys: SigningKeys, revocations: RevocationList) -> TokenVerifier:
+    return TokenVerifier(issuer, keys, Revocations(revocations.read).includes)
 
 
 def _database(settings: MemberCenterSettings) -> Database:

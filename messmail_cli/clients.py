@@ -65,7 +65,7 @@ def rotate(installation: Installation, client: Annotated[str, typer.Argument(hel
 @app.command()
 @administers
 def disable(installation: Installation, client: Annotated[str, typer.Argument(help="The client's id.")]) -> Answer:
-    """End a client: it gets no more tokens."""
+    """End a client: it gets no more tokens, and those it has are refused within seconds."""
     ended = installation.member_center_admin.DisableClient(admin_pb2.DisableClientRequest(client_id=client))
     return Answer(facts_of(ended), f"Client {client} ended at {ended.disabled_at.ToJsonString()}")
 

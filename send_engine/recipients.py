@@ -18,7 +18,10 @@ from messmail.member_center.v1 import member_center_feed_pb2 as feed
 from messmail.member_center.v1 import member_center_feed_pb2_grpc as feed_grpc
 from send_engine.composing import ListProfile, Recipient
 from send_engine.records import AudiencePage, DeliveryState
+from servicekit.revocations import Revoked
 
+# Somebody's call waits for it.
+_REVOCATIONS_SECONDS = 2.0
 _REFUSAL_PREFIX = "REFUSAL_REASON_"
 _OUTCOMES = {
     DeliveryState.SENT: feed.MAIL_OUTCOME_SENT,
@@ -63,6 +66,11 @@ class Recipients:
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._feed = feed_grpc.MemberCenterFeedStub(channel)
+
+    def revocations(self) -> Revoked:
+        """Returns which access tokens have been ended before their time."""
+        answer = self._feed.ListRevocations(feed.ListRevocationsRequest(), timeout=_REVOCATIONS_SECONDS)
+        return Revoked(frozenset(answer.token_ids), frozenset(map(UUID, answer.client_ids)))
 
     def list_profile(self, tenant_id: UUID, list_id: UUID) -> ListProfile:
         """Returns how a list presents itself. Raises LIST_NOT_FOUND."""

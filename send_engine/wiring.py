@@ -49,6 +49,7 @@ from servicekit.clients import AccessTokens, open_internal_channel
 from servicekit.database import Database
 from servicekit.jwks import FetchedKeys
 from servicekit.keyring import MasterKeys
+from servicekit.revocations import Revocations
 from servicekit.server import RunningServer, Service, serve_until_stopped, start_server
 from servicekit.stop_signals import StopSignals
 from servicekit.telemetry import configure_logging
@@ -113,8 +114,9 @@ def start(settings: ServiceSettings) -> RunningServer:
     """Starts the gRPC server; its caller stops it."""
     database = Database(settings.send_engine_database_url.get_secret_value(), pool_size=16, name=NAME)
     doorbell = Doorbell(settings.broker_url.get_secret_value())
+    recipients = _recipients(settings)
     servicer = SendEngineServicer(
-        SendJobs(database, _recipients(settings), doorbell.ring),
+        SendJobs(database, recipients, doorbell.ring),
         Rounds(database, doorbell.ring),
         Unknowns(database),
         DeliveryPages(database),
@@ -122,7 +124,7 @@ def start(settings: ServiceSettings) -> RunningServer:
     keys = _master_keys(settings)
     accounts = None if keys is None else EspAccountAdmin(database, keys)
     issuer_keys = FetchedKeys(settings.member_center_address)
-    verifier = TokenVerifier(settings.public_base_url, issuer_keys)
+    verifier = TokenVerifier(settings.public_base_url, issuer_keys, Revocations(recipients.revocations).includes)
     services = [
         Service(
             "messmail.send_engine.v1.SendEngine",

@@ -3,6 +3,7 @@
 errors        the one error type, and its way over gRPC and back
 access        who may call an RPC (read from the descriptors), and who is calling
 tokens        verifying access tokens
+revocations   which tokens have been ended before their time
 jwks          the issuer's public keys, fetched and kept fresh
 rpc           the one interceptor: request id, deadline, access, validation, errors
 server        builds and runs a gRPC server that fails closed

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -31,10 +32,12 @@ _HEADER_PARAMETERS = {"alg", "typ", "kid"}
 class Claims:
     """What a verified token says of its holder. tenant_id is None for internal clients."""
 
+    token_id: str
     client_id: UUID
     tenant_id: UUID | None
     usage: str
     scopes: frozenset[str]
+    issued_at: int
     expires_at: int
 
 
@@ -48,17 +51,27 @@ class VerificationKeys(Protocol):
 class TokenVerifier:
     """Verifies tokens of one issuer, and remembers those it has verified.
 
-    A remembered token is still refused once it has expired or its key has left the key set.
+    A remembered token is still refused once it has expired, has been revoked, or its key has left the key set.
     """
 
-    def __init__(self, issuer: str, keys: VerificationKeys) -> None:
+    def __init__(self, issuer: str, keys: VerificationKeys, is_revoked: Callable[[Claims], bool]) -> None:
         self._issuer = issuer
         self._keys = keys
+        self._is_revoked = is_revoked
         self._verified: OrderedDict[str, tuple[str, EllipticCurvePublicKey, Claims]] = OrderedDict()
         self._lock = threading.Lock()
 
     def verify(self, token: str) -> Claims:
-        """Returns the claims of a good token; raises TOKEN_INVALID or TOKEN_EXPIRED otherwise."""
+        """Returns the claims of a good token; raises TOKEN_INVALID or TOKEN_EXPIRED otherwise.
+
+        Raises UNAVAILABLE when it cannot be told whether the token has been revoked.
+        """
+        claims = self._verify_itself(token)
+        if self._is_revoked(claims):
+            raise _invalid()
+        return claims
+
+    def _verify_itself(self, token: str) -> Claims:
         with self._lock:
             known = self._verified.get(token)
         if known is not None:
@@ -90,10 +103,12 @@ class TokenVerifier:
                 options={"require": ["iss", "aud", "exp", "iat", "jti", "sub", "client_id", "scope", "usage"]},
             )
             claims = Claims(
+                token_id=str(payload["jti"]),
                 client_id=UUID(payload["client_id"]),
                 tenant_id=UUID(payload["tenant_id"]) if "tenant_id" in payload else None,
                 usage=str(payload["usage"]),
                 scopes=frozenset(str(payload["scope"]).split()),
+                issued_at=int(payload["iat"]),
                 expires_at=int(payload["exp"]),
             )
         except jwt.ExpiredSignatureError as error:

@@ -154,6 +154,7 @@ class StandInMemberCenter(member_center_pb2_grpc.MemberCenterServicer, feed_grpc
         self.silent = False
         self.page_delay = 0.0
         self.kids = ["k"]
+        self.revoked = feed.ListRevocationsResponse()
         self.key_sets_served = 0
         self.before_consent: Callable[[list[UUID]], None] = lambda group: None
         self._server = grpc.server(ThreadPoolExecutor(8))
@@ -212,6 +213,9 @@ class StandInMemberCenter(member_center_pb2_grpc.MemberCenterServicer, feed_grpc
                 for kid in self.kids
             ]
         )
+
+    def ListRevocations(self, request: Any, context: Any) -> feed.ListRevocationsResponse:
+        return self.revoked
 
     def GetListProfile(
         self, request: feed.GetListProfileRequest, context: grpc.ServicerContext

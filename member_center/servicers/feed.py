@@ -10,6 +10,7 @@ from member_center.audience import Audience
 from member_center.lists import Lists
 from member_center.outbox import Outbox
 from member_center.records import ConfirmationMail, Lease, MailOutcome, MailResult, NewsletterList, Status
+from member_center.revocations import RevocationList
 from member_center.servicers.messages import moment, timestamp
 from member_center.texts import one_line
 from messmail.member_center.v1 import member_center_feed_pb2 as pb
@@ -39,10 +40,11 @@ _REFUSALS = {
 class MemberCenterFeedServicer(member_center_feed_pb2_grpc.MemberCenterFeedServicer):
     """Serves Send Engine."""
 
-    def __init__(self, lists: Lists, audience: Audience, outbox: Outbox) -> None:
+    def __init__(self, lists: Lists, audience: Audience, outbox: Outbox, revocations: RevocationList) -> None:
         self._lists = lists
         self._audience = audience
         self._outbox = outbox
+        self._revocations = revocations
 
     def GetListProfile(
         self, request: pb.GetListProfileRequest, context: grpc.ServicerContext
@@ -120,6 +122,13 @@ class MemberCenterFeedServicer(member_center_feed_pb2_grpc.MemberCenterFeedServi
             for result in request.results
         ]
         return pb.AcknowledgeConfirmationMailsResponse(recorded=self._outbox.acknowledge(results))
+
+    def ListRevocations(
+        self, request: pb.ListRevocationsRequest, context: grpc.ServicerContext
+    ) -> pb.ListRevocationsResponse:
+        """Lists which tokens have been ended."""
+        revoked = self._revocations.read()
+        return pb.ListRevocationsResponse(token_ids=revoked.token_ids, client_ids=map(str, revoked.client_ids))
 
 
 def _profile(found: NewsletterList) -> pb.ListProfile:

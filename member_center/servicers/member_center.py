@@ -26,8 +26,10 @@ from member_center.subscriptions import Person, Subscriptions
 from messmail.member_center.v1 import member_center_pb2 as pb
 from messmail.member_center.v1 import member_center_pb2_grpc
 from servicekit.access import caller
-from servicekit.tokens import ALGORITHM
+from servicekit.tokens import ALGORITHM, AUDIENCE
 
+TOKEN_KIND = "Bearer"
+CLIENT_AUTHENTICATION = ("client_secret_post", "client_secret_basic")
 _COORDINATE_BYTES = 32
 
 
@@ -56,9 +58,38 @@ class MemberCenterServicer(member_center_pb2_grpc.MemberCenterServicer):
         issued = self._oauth.issue_token(request.grant_type, request.client_id, request.client_secret, request.scope)
         return pb.IssueTokenResponse(
             access_token=issued.token,
-            token_type="Bearer",
+            token_type=TOKEN_KIND,
             expires_in=issued.expires_in,
             scope=" ".join(issued.scopes),
+        )
+
+    def RevokeToken(self, request: pb.RevokeTokenRequest, context: grpc.ServicerContext) -> pb.RevokeTokenResponse:
+        """Ends an access token."""
+        self._limiter.admit_token_request(caller())
+        self._oauth.revoke_token(request.client_id, request.client_secret, request.token)
+        return pb.RevokeTokenResponse()
+
+    def IntrospectToken(
+        self, request: pb.IntrospectTokenRequest, context: grpc.ServicerContext
+    ) -> pb.IntrospectTokenResponse:
+        """Tells what an access token says."""
+        self._limiter.admit_token_request(caller())
+        claims = self._oauth.introspect_token(request.client_id, request.client_secret, request.token)
+        if claims is None:
+            return pb.IntrospectTokenResponse(active=False)
+        return pb.IntrospectTokenResponse(
+            active=True,
+            scope=" ".join(sorted(claims.scopes)),
+            client_id=str(claims.client_id),
+            token_type=TOKEN_KIND,
+            exp=claims.expires_at,
+            iat=claims.issued_at,
+            sub=str(claims.client_id),
+            aud=AUDIENCE,
+            iss=self._issuer,
+            jti=claims.token_id,
+            tenant_id=None if claims.tenant_id is None else str(claims.tenant_id),
+            usage=claims.usage,
         )
 
     def GetJsonWebKeySet(
@@ -78,9 +109,13 @@ class MemberCenterServicer(member_center_pb2_grpc.MemberCenterServicer):
             jwks_uri=f"{address}/.well-known/jwks.json",
             response_types_supported=[],
             grant_types_supported=[GRANT_TYPE],
-            token_endpoint_auth_methods_supported=["client_secret_post", "client_secret_basic"],
+            token_endpoint_auth_methods_supported=CLIENT_AUTHENTICATION,
             scopes_supported=TENANT_SCOPES,
             service_documentation=f"{address}/docs",
+            revocation_endpoint=f"{address}/oauth/revoke",
+            revocation_endpoint_auth_methods_supported=CLIENT_AUTHENTICATION,
+            introspection_endpoint=f"{address}/oauth/introspect",
+            introspection_endpoint_auth_methods_supported=CLIENT_AUTHENTICATION,
         )
 
     def Subscribe(self, request: pb.SubscribeRequest, context: grpc.ServicerContext) -> pb.SubscribeResponse:

@@ -102,6 +102,16 @@ limits = sa.Table(
     sa.Column("calls_per_client_per_minute", sa.Integer),
 )
 
+revocations = sa.Table(
+    "revocations",
+    metadata,
+    _tenant(),
+    # What `id` is of: a token, or a client with all its tokens.
+    sa.Column("ended", sa.Text, primary_key=True),
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("until", _time, nullable=False),
+)
+
 subscriptions = sa.Table(
     "subscriptions",
     metadata,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from member_center.storage.tables import confirmation_mails, subscriptions
+from member_center.storage.tables import confirmation_mails, revocations, subscriptions
 
 
 def remove_ended_mails(connection: Connection) -> int:
@@ -19,3 +19,8 @@ def remove_ended_mails(connection: Connection) -> int:
 def remove_never_confirmed(connection: Connection) -> int:
     """Removes those who did not confirm within 30 days after they last could, with their log; returns how many."""
     return connection.execute(sa.delete(subscriptions)).rowcount
+
+
+def remove_past_revocations(connection: Connection) -> int:
+    """Removes revocations of tokens that have expired anyway; returns how many."""
+    return connection.execute(sa.delete(revocations)).rowcount

@@ -29,7 +29,7 @@ DISPATCH_COLUMNS = {
     ("confirmation_mails", "UPDATE"): {"due_at", "fence"},
 }
 # What the owner may see of tenants' rows: only what is to be removed.
-UPKEEP = {"subscriptions", "confirmation_mails"}
+UPKEEP = {"subscriptions", "confirmation_mails", "revocations"}
 PEOPLE = ("subscriptions", "consent_log", "confirmation_mails")
 
 

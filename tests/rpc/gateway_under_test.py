@@ -246,7 +246,7 @@ class GatewayUnderTest:
 def serve_services(seen: Seen) -> tuple[RunningServer, RunningServer]:
     """Serves the two public services on free ports."""
     member_center, send_engine = MemberCenter(seen), SendEngine(seen)  # type: ignore[abstract]
-    verifier = TokenVerifier(ISSUER, KEYS)
+    verifier = TokenVerifier(ISSUER, KEYS, lambda _: False)
     return (
         start_server(
             "127.0.0.1:0",

@@ -83,7 +83,7 @@ def stub() -> Iterator[send_engine_pb2_grpc.SendEngineStub]:
         "messmail.send_engine.v1.SendEngine",
         lambda server: send_engine_pb2_grpc.add_SendEngineServicer_to_server(ECHO, server),
     )
-    running = start_server("127.0.0.1:0", [service], TokenVerifier(ISSUER, Ring()))
+    running = start_server("127.0.0.1:0", [service], TokenVerifier(ISSUER, Ring(), lambda _: False))
     with grpc.insecure_channel(running.address) as channel:
         yield send_engine_pb2_grpc.SendEngineStub(channel)
     running.stop(0)
@@ -192,7 +192,7 @@ def test_a_server_does_not_start_with_an_rpc_that_nobody_may_call() -> None:
     pool.Add(file)
     method = pool.FindServiceByName("undeclared.Open").methods_by_name["Door"]
     with pytest.raises(RuntimeError, match="no access option"):
-        Guard({"/undeclared.Open/Door": method}, TokenVerifier(ISSUER, Ring()))
+        Guard({"/undeclared.Open/Door": method}, TokenVerifier(ISSUER, Ring(), lambda _: False))
 
 
 def test_a_taken_port_is_an_error() -> None:
@@ -200,7 +200,7 @@ def test_a_taken_port_is_an_error() -> None:
         "messmail.send_engine.v1.SendEngine",
         lambda server: send_engine_pb2_grpc.add_SendEngineServicer_to_server(ECHO, server),
     )
-    running = start_server("127.0.0.1:0", [service], TokenVerifier(ISSUER, Ring()))
+    running = start_server("127.0.0.1:0", [service], TokenVerifier(ISSUER, Ring(), lambda _: False))
     with pytest.raises(RuntimeError):
-        start_server(running.address, [service], TokenVerifier(ISSUER, Ring()))
+        start_server(running.address, [service], TokenVerifier(ISSUER, Ring(), lambda _: False))
     running.stop(0)

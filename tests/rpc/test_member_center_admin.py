@@ -268,6 +268,18 @@ def test_who_never_confirmed_is_forgotten_in_time_and_nobody_else(member_center:
     assert len(member_center.consent_log(newsletter, left)) == 4
 
 
+def test_a_revocation_is_kept_as_long_as_a_token_can_live_and_no_longer(
+    member_center: MemberCenter, clock: SetClock
+) -> None:
+    client = member_center.make_client(member_center.make_tenant())
+    member_center.admin.DisableClient(pb.DisableClientRequest(client_id=client.client_id))
+    query = "SELECT 1 FROM revocations WHERE id = %s"
+    for minutes, kept in ((10, 1), (12, 0)):
+        clock(timedelta(minutes=minutes))
+        wiring.maintain(member_center.owner_url)
+        assert len(member_center.rows(query, client.client_id)) == kept
+
+
 def test_the_first_credentials_are_made_once(member_center: MemberCenter) -> None:
     with pytest.raises(RuntimeError, match="first credentials already"):
         wiring.bootstrap(member_center.settings)

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from member_center.signing_keys import choose
 from messmail.member_center.v1 import member_center_admin_pb2 as admin_pb
 from messmail.member_center.v1 import member_center_admin_pb2_grpc, member_center_pb2_grpc
+from messmail.member_center.v1 import member_center_feed_pb2 as feed_pb
 from messmail.member_center.v1 import member_center_pb2 as pb
 from servicekit.clients import AccessTokens, open_channel, open_internal_channel
 from servicekit.jwks import FetchedKeys
@@ -162,10 +163,103 @@ def test_metadata_say_what_there_is(member_center: MemberCenter) -> None:
     metadata = member_center.public.GetAuthorizationServerMetadata(pb.GetAuthorizationServerMetadataRequest())
     assert (metadata.issuer, metadata.token_endpoint) == (ISSUER, f"{ISSUER}/oauth/token")
     assert metadata.jwks_uri == f"{ISSUER}/.well-known/jwks.json"
+    assert metadata.revocation_endpoint == f"{ISSUER}/oauth/revoke"
+    assert metadata.introspection_endpoint == f"{ISSUER}/oauth/introspect"
     assert list(metadata.grant_types_supported) == ["client_credentials"]
     client = member_center.make_client(member_center.make_tenant(), *metadata.scopes_supported)
     for scope in metadata.scopes_supported:
         assert issue(member_center, client.client_id, client.client_secret, scope=scope).scope == scope
+
+
+# ---- ending tokens
+
+
+def ask(center: MemberCenter, client: Any, token: str) -> pb.IntrospectTokenResponse:
+    return center.public.IntrospectToken(
+        pb.IntrospectTokenRequest(token=token, client_id=client.client_id, client_secret=client.client_secret)
+    )
+
+
+def revoke(center: MemberCenter, client: Any, token: str) -> pb.RevokeTokenResponse:
+    return center.public.RevokeToken(
+        pb.RevokeTokenRequest(token=token, client_id=client.client_id, client_secret=client.client_secret)
+    )
+
+
+def wait_refused(center: MemberCenter, client: Any, token: str) -> None:
+    """Waits until a token is refused, at most the five seconds of the claim."""
+    deadline = time.monotonic() + 5
+    while ask(center, client, token).active:
+        assert time.monotonic() < deadline, "it is still good after five seconds"
+        time.sleep(0.05)
+
+
+def test_a_client_ends_a_token_of_its_own_and_no_other(member_center: MemberCenter) -> None:
+    tenant_id = member_center.make_tenant()
+    client, sibling = (member_center.make_client(tenant_id, WRITE) for _ in range(2))
+    token, other = (issue(member_center, client.client_id, client.client_secret).access_token for _ in range(2))
+    before = set(member_center.feed.ListRevocations(feed_pb.ListRevocationsRequest()).token_ids)
+    for nothing in ("x", token[:-2], "a.b.c", "x" * 20_000):
+        assert revoke(member_center, client, nothing) == pb.RevokeTokenResponse()
+    revoke(member_center, sibling, token)
+    assert set(member_center.feed.ListRevocations(feed_pb.ListRevocationsRequest()).token_ids) == before
+    assert revoke(member_center, client, token) == revoke(member_center, client, token)
+    wait_refused(member_center, client, token)
+    assert ask(member_center, client, token) == pb.IntrospectTokenResponse(active=False)
+    assert ask(member_center, client, other).active
+    jti = claims_of(member_center, token)["jti"]
+    assert set(member_center.feed.ListRevocations(feed_pb.ListRevocationsRequest()).token_ids) == {*before, jti}
+
+
+def test_every_token_of_a_disabled_client_is_refused_soon(member_center: MemberCenter) -> None:
+    tenant_id = member_center.make_tenant()
+    client, sibling = (member_center.make_client(tenant_id, WRITE) for _ in range(2))
+    tokens = [issue(member_center, client.client_id, client.client_secret).access_token for _ in range(3)]
+    kept = issue(member_center, sibling.client_id, sibling.client_secret).access_token
+    assert all(ask(member_center, sibling, token).active for token in tokens)
+    for _ in range(2):
+        member_center.admin.DisableClient(admin_pb.DisableClientRequest(client_id=client.client_id))
+    for token in tokens:
+        wait_refused(member_center, sibling, token)
+    assert ask(member_center, sibling, kept).active
+    found = member_center.feed.ListRevocations(feed_pb.ListRevocationsRequest()).client_ids
+    assert list(found).count(client.client_id) == 1
+
+
+def test_introspection_tells_what_a_token_says_to_whom_it_may(member_center: MemberCenter) -> None:
+    tenant_id = member_center.make_tenant()
+    client, stranger = (
+        member_center.make_client(tenant, WRITE, READ) for tenant in (tenant_id, member_center.make_tenant())
+    )
+    internal = member_center.make_internal_client("internal:feed")
+    token = issue(member_center, client.client_id, client.client_secret, scope=READ).access_token
+    said = claims_of(member_center, token)
+    for asking in (client, internal):
+        told = ask(member_center, asking, token)
+        assert told.active and told.token_type == "Bearer"
+        for name in ("scope", "client_id", "sub", "aud", "iss", "jti", "exp", "iat", "tenant_id", "usage"):
+            assert getattr(told, name) == said[name], name
+    internal_token = issue(member_center, internal.client_id, internal.client_secret).access_token
+    nothing = pb.IntrospectTokenResponse(active=False)
+    assert ask(member_center, stranger, token) == ask(member_center, client, internal_token) == nothing
+    assert ask(member_center, client, "x") == ask(member_center, client, "x" * 20_000) == nothing
+    assert not ask(member_center, internal, internal_token).HasField("tenant_id")
+
+
+def test_only_a_client_with_its_secret_may_ask_or_end(member_center: MemberCenter) -> None:
+    tenant_id = member_center.make_tenant()
+    client = member_center.make_client(tenant_id, WRITE)
+    token = issue(member_center, client.client_id, client.client_secret).access_token
+    wrong = admin_pb.CreateClientResponse(client_id=client.client_id, client_secret="wrong")
+    unknown = admin_pb.CreateClientResponse(client_id=str(uuid4()), client_secret=client.client_secret)
+    for asking in (wrong, unknown):
+        for call in (ask, revoke):
+            assert reason_of(partial(call, member_center, asking, token)) == "CLIENT_AUTHENTICATION_FAILED"
+    webhook = member_center.admin.CreateClient(
+        admin_pb.CreateClientRequest(tenant_id=tenant_id, usage=admin_pb.CLIENT_USAGE_WEBHOOK_OUTBOUND)
+    )
+    assert reason_of(partial(ask, member_center, webhook, token)) == "CLIENT_UNAUTHORIZED"
+    assert ask(member_center, client, token).active
 
 
 # ---- keys
@@ -174,7 +268,7 @@ def test_metadata_say_what_there_is(member_center: MemberCenter) -> None:
 def test_a_rotation_refuses_no_token_and_the_new_key_signs_soon(member_center: MemberCenter) -> None:
     newsletter = member_center.make_newsletter()
     client = member_center.make_client(newsletter.tenant_id)
-    elsewhere = TokenVerifier(ISSUER, FetchedKeys(member_center.server.address))
+    elsewhere = TokenVerifier(ISSUER, FetchedKeys(member_center.server.address), lambda _: False)
 
     def kid_of_a_good_token() -> str:
         token = issue(member_center, client.client_id, client.client_secret).access_token

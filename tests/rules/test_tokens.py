@@ -109,13 +109,13 @@ FORGED = {
 @pytest.mark.parametrize("name", FORGED)
 def test_a_forged_token_is_refused(name: str) -> None:
     with pytest.raises(MessmailError) as refused:
-        TokenVerifier(ISSUER, Ring()).verify(FORGED[name])
+        TokenVerifier(ISSUER, Ring(), lambda _: False).verify(FORGED[name])
     assert refused.value.reason == Reason.ERROR_REASON_TOKEN_INVALID
 
 
 def test_a_good_token_is_accepted_until_its_key_leaves_the_key_set() -> None:
     ring = Ring()
-    verifier = TokenVerifier(ISSUER, ring)
+    verifier = TokenVerifier(ISSUER, ring, lambda _: False)
     token = sign(claims())
     assert verifier.verify(token).scopes == {"newsletter:send.write"}
     assert verifier.verify(token).usage == "tenant_api"
@@ -125,14 +125,26 @@ def test_a_good_token_is_accepted_until_its_key_leaves_the_key_set() -> None:
     assert refused.value.reason == Reason.ERROR_REASON_TOKEN_INVALID
 
 
+def test_a_good_token_is_refused_once_it_is_revoked() -> None:
+    revoked: set[str] = set()
+    verifier = TokenVerifier(ISSUER, Ring(), lambda found: found.token_id in revoked)
+    token = sign(claims(jti="one"))
+    assert verifier.verify(token).token_id == "one"
+    revoked.add("one")
+    with pytest.raises(MessmailError) as refused:
+        verifier.verify(token)
+    assert refused.value.reason == Reason.ERROR_REASON_TOKEN_INVALID
+    assert verifier.verify(sign(claims(jti="other"))).token_id == "other"
+
+
 def test_an_expired_token_is_refused_as_expired() -> None:
     with pytest.raises(MessmailError) as refused:
-        TokenVerifier(ISSUER, Ring()).verify(sign(claims(exp=int(time.time()) - 60)))
+        TokenVerifier(ISSUER, Ring(), lambda _: False).verify(sign(claims(exp=int(time.time()) - 60)))
     assert refused.value.reason == Reason.ERROR_REASON_TOKEN_EXPIRED
 
 
 def test_a_token_verified_before_is_refused_once_it_has_expired(monkeypatch: pytest.MonkeyPatch) -> None:
-    verifier = TokenVerifier(ISSUER, Ring())
+    verifier = TokenVerifier(ISSUER, Ring(), lambda _: False)
     token = sign(claims())
     verifier.verify(token)
     now = time.time()

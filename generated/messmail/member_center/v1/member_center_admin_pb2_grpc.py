@@ -136,7 +136,8 @@ class MemberCenterAdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DisableClient(self, request, context):
-        """Ends a client: it gets no more tokens. Answers CLIENT_NOT_FOUND where that is so.
+        """Ends a client: it gets no more tokens, and those it has are refused within five seconds. Answers CLIENT_NOT_FOUND where
+        that is so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

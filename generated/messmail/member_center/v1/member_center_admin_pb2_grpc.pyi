@@ -50,7 +50,9 @@ class MemberCenterAdminStub:
     older one stops now. Answers CLIENT_NOT_FOUND where that is so.
     """
     DisableClient: _grpc.UnaryUnaryMultiCallable[_member_center_admin_pb2.DisableClientRequest, _member_center_admin_pb2.DisableClientResponse]
-    """Ends a client: it gets no more tokens. Answers CLIENT_NOT_FOUND where that is so."""
+    """Ends a client: it gets no more tokens, and those it has are refused within five seconds. Answers CLIENT_NOT_FOUND where
+    that is so.
+    """
     ImportMembers: _grpc.UnaryUnaryMultiCallable[_member_center_admin_pb2.ImportMembersRequest, _member_center_admin_pb2.ImportMembersResponse]
     """Imports a page of members. A row that cannot be read is rejected with its reason and the others go on; all accepted
     rows of the page are stored in one transaction. Somebody who unsubscribed, complained or bounced is skipped, never
@@ -86,7 +88,9 @@ class MemberCenterAdminAsyncStub(MemberCenterAdminStub):
     older one stops now. Answers CLIENT_NOT_FOUND where that is so.
     """
     DisableClient: _aio.UnaryUnaryMultiCallable[_member_center_admin_pb2.DisableClientRequest, _member_center_admin_pb2.DisableClientResponse]  # type: ignore[assignment]
-    """Ends a client: it gets no more tokens. Answers CLIENT_NOT_FOUND where that is so."""
+    """Ends a client: it gets no more tokens, and those it has are refused within five seconds. Answers CLIENT_NOT_FOUND where
+    that is so.
+    """
     ImportMembers: _aio.UnaryUnaryMultiCallable[_member_center_admin_pb2.ImportMembersRequest, _member_center_admin_pb2.ImportMembersResponse]  # type: ignore[assignment]
     """Imports a page of members. A row that cannot be read is rejected with its reason and the others go on; all accepted
     rows of the page are stored in one transaction. Somebody who unsubscribed, complained or bounced is skipped, never
@@ -161,7 +165,9 @@ class MemberCenterAdminServicer(metaclass=_abc_1.ABCMeta):
         request: _member_center_admin_pb2.DisableClientRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_member_center_admin_pb2.DisableClientResponse, _abc.Awaitable[_member_center_admin_pb2.DisableClientResponse]]:
-        """Ends a client: it gets no more tokens. Answers CLIENT_NOT_FOUND where that is so."""
+        """Ends a client: it gets no more tokens, and those it has are refused within five seconds. Answers CLIENT_NOT_FOUND where
+        that is so.
+        """
 
     @_abc_1.abstractmethod
     def ImportMembers(

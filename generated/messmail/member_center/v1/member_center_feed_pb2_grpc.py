@@ -61,6 +61,11 @@ class MemberCenterFeedStub:
                 request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__feed__pb2.AcknowledgeConfirmationMailsRequest.SerializeToString,
                 response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__feed__pb2.AcknowledgeConfirmationMailsResponse.FromString,
                 _registered_method=True)
+        self.ListRevocations = channel.unary_unary(
+                '/messmail.member_center.v1.MemberCenterFeed/ListRevocations',
+                request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__feed__pb2.ListRevocationsRequest.SerializeToString,
+                response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__feed__pb2.ListRevocationsResponse.FromString,
+                _registered_method=True)
 
 
 class MemberCenterFeedServicer:
@@ -106,6 +111,14 @@ class MemberCenterFeedServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRevocations(self, request, context):
+        """Lists which access tokens have been ended before their time. Whoever verifies tokens asks every two seconds, and
+        refuses all of them once the answer is older than 30 seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MemberCenterFeedServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -133,6 +146,11 @@ def add_MemberCenterFeedServicer_to_server(servicer, server):
                     servicer.AcknowledgeConfirmationMails,
                     request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__feed__pb2.AcknowledgeConfirmationMailsRequest.FromString,
                     response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__feed__pb2.AcknowledgeConfirmationMailsResponse.SerializeToString,
+            ),
+            'ListRevocations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRevocations,
+                    request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__feed__pb2.ListRevocationsRequest.FromString,
+                    response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__feed__pb2.ListRevocationsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -272,6 +290,33 @@ class MemberCenterFeed:
             '/messmail.member_center.v1.MemberCenterFeed/AcknowledgeConfirmationMails',
             messmail_dot_member__center_dot_v1_dot_member__center__feed__pb2.AcknowledgeConfirmationMailsRequest.SerializeToString,
             messmail_dot_member__center_dot_v1_dot_member__center__feed__pb2.AcknowledgeConfirmationMailsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRevocations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.member_center.v1.MemberCenterFeed/ListRevocations',
+            messmail_dot_member__center_dot_v1_dot_member__center__feed__pb2.ListRevocationsRequest.SerializeToString,
+            messmail_dot_member__center_dot_v1_dot_member__center__feed__pb2.ListRevocationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,10 @@ class MemberCenterFeedStub:
     """Records what became of leased confirmation mails. A result with an old fence changes nothing. A deferred mail is due
     again after a while, until it is given up after 24 hours.
     """
+    ListRevocations: _grpc.UnaryUnaryMultiCallable[_member_center_feed_pb2.ListRevocationsRequest, _member_center_feed_pb2.ListRevocationsResponse]
+    """Lists which access tokens have been ended before their time. Whoever verifies tokens asks every two seconds, and
+    refuses all of them once the answer is older than 30 seconds.
+    """
 
 @_typing.type_check_only
 class MemberCenterFeedAsyncStub(MemberCenterFeedStub):
@@ -74,6 +78,10 @@ class MemberCenterFeedAsyncStub(MemberCenterFeedStub):
     AcknowledgeConfirmationMails: _aio.UnaryUnaryMultiCallable[_member_center_feed_pb2.AcknowledgeConfirmationMailsRequest, _member_center_feed_pb2.AcknowledgeConfirmationMailsResponse]  # type: ignore[assignment]
     """Records what became of leased confirmation mails. A result with an old fence changes nothing. A deferred mail is due
     again after a while, until it is given up after 24 hours.
+    """
+    ListRevocations: _aio.UnaryUnaryMultiCallable[_member_center_feed_pb2.ListRevocationsRequest, _member_center_feed_pb2.ListRevocationsResponse]  # type: ignore[assignment]
+    """Lists which access tokens have been ended before their time. Whoever verifies tokens asks every two seconds, and
+    refuses all of them once the answer is older than 30 seconds.
     """
 
 class MemberCenterFeedServicer(metaclass=_abc_1.ABCMeta):
@@ -125,6 +133,16 @@ class MemberCenterFeedServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_member_center_feed_pb2.AcknowledgeConfirmationMailsResponse, _abc.Awaitable[_member_center_feed_pb2.AcknowledgeConfirmationMailsResponse]]:
         """Records what became of leased confirmation mails. A result with an old fence changes nothing. A deferred mail is due
         again after a while, until it is given up after 24 hours.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRevocations(
+        self,
+        request: _member_center_feed_pb2.ListRevocationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_member_center_feed_pb2.ListRevocationsResponse, _abc.Awaitable[_member_center_feed_pb2.ListRevocationsResponse]]:
+        """Lists which access tokens have been ended before their time. Whoever verifies tokens asks every two seconds, and
+        refuses all of them once the answer is older than 30 seconds.
         """
 
 def add_MemberCenterFeedServicer_to_server(servicer: MemberCenterFeedServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -130,6 +130,200 @@ class IssueTokenResponse(_message.Message):
 Global___IssueTokenResponse: _TypeAlias = IssueTokenResponse  # noqa: Y015
 
 @_typing.final
+class RevokeTokenRequest(_message.Message):
+    """Ends an access token (RFC 7009 section 2.1)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    TOKEN_TYPE_HINT_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_SECRET_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """The token."""
+    token_type_hint: _builtins.str
+    """What kind of token it is. There is one kind only, so whatever is said here is ignored."""
+    client_id: _builtins.str
+    """The client's id, a UUID."""
+    client_secret: _builtins.str
+    """The client's secret, as shown when it was made."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        token_type_hint: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        client_secret: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "client_secret", b"client_secret", "token", b"token", "token_type_hint", b"token_type_hint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeTokenRequest: _TypeAlias = RevokeTokenRequest  # noqa: Y015
+
+@_typing.final
+class RevokeTokenResponse(_message.Message):
+    """Tells that the token is not valid, whatever it was before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeTokenResponse: _TypeAlias = RevokeTokenResponse  # noqa: Y015
+
+@_typing.final
+class IntrospectTokenRequest(_message.Message):
+    """Asks about an access token (RFC 7662 section 2.1)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    TOKEN_TYPE_HINT_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_SECRET_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """The token."""
+    token_type_hint: _builtins.str
+    """What kind of token it is. There is one kind only, so whatever is said here is ignored."""
+    client_id: _builtins.str
+    """The id of the client that asks, a UUID."""
+    client_secret: _builtins.str
+    """The secret of the client that asks."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        token_type_hint: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        client_secret: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "client_secret", b"client_secret", "token", b"token", "token_type_hint", b"token_type_hint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IntrospectTokenRequest: _TypeAlias = IntrospectTokenRequest  # noqa: Y015
+
+@_typing.final
+class IntrospectTokenResponse(_message.Message):
+    """Tells what an access token says (RFC 7662 section 2.2). Of one that is not active nothing else is told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    TOKEN_TYPE_FIELD_NUMBER: _builtins.int
+    EXP_FIELD_NUMBER: _builtins.int
+    IAT_FIELD_NUMBER: _builtins.int
+    SUB_FIELD_NUMBER: _builtins.int
+    AUD_FIELD_NUMBER: _builtins.int
+    ISS_FIELD_NUMBER: _builtins.int
+    JTI_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    active: _builtins.bool
+    """Whether the token is valid now."""
+    scope: _builtins.str
+    """The scopes that it has, separated by single spaces."""
+    client_id: _builtins.str
+    """The client that it was issued to, a UUID."""
+    token_type: _builtins.str
+    """The kind of token: always "Bearer"."""
+    exp: _builtins.int
+    """When it expires, in seconds since 1970."""
+    iat: _builtins.int
+    """When it was issued, in seconds since 1970."""
+    sub: _builtins.str
+    """Whom it speaks for: the client."""
+    aud: _builtins.str
+    """Whom it is for: always "messmail"."""
+    iss: _builtins.str
+    """Who issued it: the public base URL."""
+    jti: _builtins.str
+    """Its own id, a UUID."""
+    tenant_id: _builtins.str
+    """The tenant that it is for, a UUID. Absent for internal clients."""
+    usage: _builtins.str
+    """What its client is for: "tenant_api" or "internal"."""
+    def __init__(
+        self,
+        *,
+        active: _builtins.bool = ...,
+        scope: _builtins.str | None = ...,
+        client_id: _builtins.str | None = ...,
+        token_type: _builtins.str | None = ...,
+        exp: _builtins.int | None = ...,
+        iat: _builtins.int | None = ...,
+        sub: _builtins.str | None = ...,
+        aud: _builtins.str | None = ...,
+        iss: _builtins.str | None = ...,
+        jti: _builtins.str | None = ...,
+        tenant_id: _builtins.str | None = ...,
+        usage: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_aud", b"_aud", "_client_id", b"_client_id", "_exp", b"_exp", "_iat", b"_iat", "_iss", b"_iss", "_jti", b"_jti", "_scope", b"_scope", "_sub", b"_sub", "_tenant_id", b"_tenant_id", "_token_type", b"_token_type", "_usage", b"_usage", "aud", b"aud", "client_id", b"client_id", "exp", b"exp", "iat", b"iat", "iss", b"iss", "jti", b"jti", "scope", b"scope", "sub", b"sub", "tenant_id", b"tenant_id", "token_type", b"token_type", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aud", b"_aud", "_client_id", b"_client_id", "_exp", b"_exp", "_iat", b"_iat", "_iss", b"_iss", "_jti", b"_jti", "_scope", b"_scope", "_sub", b"_sub", "_tenant_id", b"_tenant_id", "_token_type", b"_token_type", "_usage", b"_usage", "active", b"active", "aud", b"aud", "client_id", b"client_id", "exp", b"exp", "iat", b"iat", "iss", b"iss", "jti", b"jti", "scope", b"scope", "sub", b"sub", "tenant_id", b"tenant_id", "token_type", b"token_type", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__aud: _TypeAlias = _typing.Literal["aud"]  # noqa: Y015
+    _WhichOneofArgType__aud: _TypeAlias = _typing.Literal["_aud", b"_aud"]  # noqa: Y015
+    _WhichOneofReturnType__client_id: _TypeAlias = _typing.Literal["client_id"]  # noqa: Y015
+    _WhichOneofArgType__client_id: _TypeAlias = _typing.Literal["_client_id", b"_client_id"]  # noqa: Y015
+    _WhichOneofReturnType__exp: _TypeAlias = _typing.Literal["exp"]  # noqa: Y015
+    _WhichOneofArgType__exp: _TypeAlias = _typing.Literal["_exp", b"_exp"]  # noqa: Y015
+    _WhichOneofReturnType__iat: _TypeAlias = _typing.Literal["iat"]  # noqa: Y015
+    _WhichOneofArgType__iat: _TypeAlias = _typing.Literal["_iat", b"_iat"]  # noqa: Y015
+    _WhichOneofReturnType__iss: _TypeAlias = _typing.Literal["iss"]  # noqa: Y015
+    _WhichOneofArgType__iss: _TypeAlias = _typing.Literal["_iss", b"_iss"]  # noqa: Y015
+    _WhichOneofReturnType__jti: _TypeAlias = _typing.Literal["jti"]  # noqa: Y015
+    _WhichOneofArgType__jti: _TypeAlias = _typing.Literal["_jti", b"_jti"]  # noqa: Y015
+    _WhichOneofReturnType__scope: _TypeAlias = _typing.Literal["scope"]  # noqa: Y015
+    _WhichOneofArgType__scope: _TypeAlias = _typing.Literal["_scope", b"_scope"]  # noqa: Y015
+    _WhichOneofReturnType__sub: _TypeAlias = _typing.Literal["sub"]  # noqa: Y015
+    _WhichOneofArgType__sub: _TypeAlias = _typing.Literal["_sub", b"_sub"]  # noqa: Y015
+    _WhichOneofReturnType__tenant_id: _TypeAlias = _typing.Literal["tenant_id"]  # noqa: Y015
+    _WhichOneofArgType__tenant_id: _TypeAlias = _typing.Literal["_tenant_id", b"_tenant_id"]  # noqa: Y015
+    _WhichOneofReturnType__token_type: _TypeAlias = _typing.Literal["token_type"]  # noqa: Y015
+    _WhichOneofArgType__token_type: _TypeAlias = _typing.Literal["_token_type", b"_token_type"]  # noqa: Y015
+    _WhichOneofReturnType__usage: _TypeAlias = _typing.Literal["usage"]  # noqa: Y015
+    _WhichOneofArgType__usage: _TypeAlias = _typing.Literal["_usage", b"_usage"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__aud) -> _WhichOneofReturnType__aud | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__client_id) -> _WhichOneofReturnType__client_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exp) -> _WhichOneofReturnType__exp | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__iat) -> _WhichOneofReturnType__iat | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__iss) -> _WhichOneofReturnType__iss | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__jti) -> _WhichOneofReturnType__jti | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scope) -> _WhichOneofReturnType__scope | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sub) -> _WhichOneofReturnType__sub | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant_id) -> _WhichOneofReturnType__tenant_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__token_type) -> _WhichOneofReturnType__token_type | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__usage) -> _WhichOneofReturnType__usage | None: ...
+
+Global___IntrospectTokenResponse: _TypeAlias = IntrospectTokenResponse  # noqa: Y015
+
+@_typing.final
 class GetJsonWebKeySetRequest(_message.Message):
     """Asks for the public keys."""
 
@@ -247,6 +441,10 @@ class GetAuthorizationServerMetadataResponse(_message.Message):
     TOKEN_ENDPOINT_AUTH_METHODS_SUPPORTED_FIELD_NUMBER: _builtins.int
     SCOPES_SUPPORTED_FIELD_NUMBER: _builtins.int
     SERVICE_DOCUMENTATION_FIELD_NUMBER: _builtins.int
+    REVOCATION_ENDPOINT_FIELD_NUMBER: _builtins.int
+    REVOCATION_ENDPOINT_AUTH_METHODS_SUPPORTED_FIELD_NUMBER: _builtins.int
+    INTROSPECTION_ENDPOINT_FIELD_NUMBER: _builtins.int
+    INTROSPECTION_ENDPOINT_AUTH_METHODS_SUPPORTED_FIELD_NUMBER: _builtins.int
     issuer: _builtins.str
     """The issuer: the public base URL, which is the iss of every token."""
     token_endpoint: _builtins.str
@@ -255,6 +453,10 @@ class GetAuthorizationServerMetadataResponse(_message.Message):
     """The URL of the public keys."""
     service_documentation: _builtins.str
     """The address of the page for developers."""
+    revocation_endpoint: _builtins.str
+    """The URL that revokes access tokens."""
+    introspection_endpoint: _builtins.str
+    """The URL that tells what access tokens say."""
     @_builtins.property
     def response_types_supported(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The response types: none, because there is no authorization endpoint."""
@@ -271,6 +473,14 @@ class GetAuthorizationServerMetadataResponse(_message.Message):
     def scopes_supported(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The scopes that a tenant's client can have."""
 
+    @_builtins.property
+    def revocation_endpoint_auth_methods_supported(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """How a client may authenticate there: client_secret_post, client_secret_basic."""
+
+    @_builtins.property
+    def introspection_endpoint_auth_methods_supported(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """How a client may authenticate there: client_secret_post, client_secret_basic."""
+
     def __init__(
         self,
         *,
@@ -282,10 +492,14 @@ class GetAuthorizationServerMetadataResponse(_message.Message):
         token_endpoint_auth_methods_supported: _abc.Iterable[_builtins.str] | None = ...,
         scopes_supported: _abc.Iterable[_builtins.str] | None = ...,
         service_documentation: _builtins.str = ...,
+        revocation_endpoint: _builtins.str = ...,
+        revocation_endpoint_auth_methods_supported: _abc.Iterable[_builtins.str] | None = ...,
+        introspection_endpoint: _builtins.str = ...,
+        introspection_endpoint_auth_methods_supported: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant_types_supported", b"grant_types_supported", "issuer", b"issuer", "jwks_uri", b"jwks_uri", "response_types_supported", b"response_types_supported", "scopes_supported", b"scopes_supported", "service_documentation", b"service_documentation", "token_endpoint", b"token_endpoint", "token_endpoint_auth_methods_supported", b"token_endpoint_auth_methods_supported"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant_types_supported", b"grant_types_supported", "introspection_endpoint", b"introspection_endpoint", "introspection_endpoint_auth_methods_supported", b"introspection_endpoint_auth_methods_supported", "issuer", b"issuer", "jwks_uri", b"jwks_uri", "response_types_supported", b"response_types_supported", "revocation_endpoint", b"revocation_endpoint", "revocation_endpoint_auth_methods_supported", b"revocation_endpoint_auth_methods_supported", "scopes_supported", b"scopes_supported", "service_documentation", b"service_documentation", "token_endpoint", b"token_endpoint", "token_endpoint_auth_methods_supported", b"token_endpoint_auth_methods_supported"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

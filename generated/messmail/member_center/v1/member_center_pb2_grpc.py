@@ -43,6 +43,16 @@ class MemberCenterStub:
                 request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.IssueTokenRequest.SerializeToString,
                 response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.IssueTokenResponse.FromString,
                 _registered_method=True)
+        self.RevokeToken = channel.unary_unary(
+                '/messmail.member_center.v1.MemberCenter/RevokeToken',
+                request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.RevokeTokenRequest.SerializeToString,
+                response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.RevokeTokenResponse.FromString,
+                _registered_method=True)
+        self.IntrospectToken = channel.unary_unary(
+                '/messmail.member_center.v1.MemberCenter/IntrospectToken',
+                request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.IntrospectTokenRequest.SerializeToString,
+                response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.IntrospectTokenResponse.FromString,
+                _registered_method=True)
         self.GetJsonWebKeySet = channel.unary_unary(
                 '/messmail.member_center.v1.MemberCenter/GetJsonWebKeySet',
                 request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.GetJsonWebKeySetRequest.SerializeToString,
@@ -104,6 +114,24 @@ class MemberCenterServicer:
 
     def IssueToken(self, request, context):
         """Issues an access token to an OAuth client (RFC 6749 section 4.4). Atomic.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeToken(self, request, context):
+        """Ends an access token before its time (RFC 7009), for the client that it was issued to. Every service refuses it within
+        five seconds. A token that is not valid any more, is another client's or is none at all is answered alike, and
+        changes nothing. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def IntrospectToken(self, request, context):
+        """Tells an authenticated client whether an access token is valid, and what it says (RFC 7662). An internal client may
+        ask about every token, a tenant's client about those of its tenant; of any other token it learns that it is not
+        active.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -202,6 +230,16 @@ def add_MemberCenterServicer_to_server(servicer, server):
                     request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.IssueTokenRequest.FromString,
                     response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.IssueTokenResponse.SerializeToString,
             ),
+            'RevokeToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeToken,
+                    request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.RevokeTokenRequest.FromString,
+                    response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.RevokeTokenResponse.SerializeToString,
+            ),
+            'IntrospectToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.IntrospectToken,
+                    request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.IntrospectTokenRequest.FromString,
+                    response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.IntrospectTokenResponse.SerializeToString,
+            ),
             'GetJsonWebKeySet': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJsonWebKeySet,
                     request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.GetJsonWebKeySetRequest.FromString,
@@ -284,6 +322,60 @@ class MemberCenter:
             '/messmail.member_center.v1.MemberCenter/IssueToken',
             messmail_dot_member__center_dot_v1_dot_member__center__pb2.IssueTokenRequest.SerializeToString,
             messmail_dot_member__center_dot_v1_dot_member__center__pb2.IssueTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.member_center.v1.MemberCenter/RevokeToken',
+            messmail_dot_member__center_dot_v1_dot_member__center__pb2.RevokeTokenRequest.SerializeToString,
+            messmail_dot_member__center_dot_v1_dot_member__center__pb2.RevokeTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IntrospectToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.member_center.v1.MemberCenter/IntrospectToken',
+            messmail_dot_member__center_dot_v1_dot_member__center__pb2.IntrospectTokenRequest.SerializeToString,
+            messmail_dot_member__center_dot_v1_dot_member__center__pb2.IntrospectTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

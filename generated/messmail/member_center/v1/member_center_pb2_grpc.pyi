@@ -39,6 +39,16 @@ class MemberCenterStub:
     def __new__(cls, channel: _aio.Channel) -> MemberCenterAsyncStub: ...
     IssueToken: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.IssueTokenRequest, _member_center_pb2.IssueTokenResponse]
     """Issues an access token to an OAuth client (RFC 6749 section 4.4). Atomic."""
+    RevokeToken: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.RevokeTokenRequest, _member_center_pb2.RevokeTokenResponse]
+    """Ends an access token before its time (RFC 7009), for the client that it was issued to. Every service refuses it within
+    five seconds. A token that is not valid any more, is another client's or is none at all is answered alike, and
+    changes nothing. Safe to repeat.
+    """
+    IntrospectToken: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.IntrospectTokenRequest, _member_center_pb2.IntrospectTokenResponse]
+    """Tells an authenticated client whether an access token is valid, and what it says (RFC 7662). An internal client may
+    ask about every token, a tenant's client about those of its tenant; of any other token it learns that it is not
+    active.
+    """
     GetJsonWebKeySet: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.GetJsonWebKeySetRequest, _member_center_pb2.GetJsonWebKeySetResponse]
     """Returns the public keys that verify access tokens (RFC 7517)."""
     GetAuthorizationServerMetadata: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.GetAuthorizationServerMetadataRequest, _member_center_pb2.GetAuthorizationServerMetadataResponse]
@@ -94,6 +104,16 @@ class MemberCenterAsyncStub(MemberCenterStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     IssueToken: _aio.UnaryUnaryMultiCallable[_member_center_pb2.IssueTokenRequest, _member_center_pb2.IssueTokenResponse]  # type: ignore[assignment]
     """Issues an access token to an OAuth client (RFC 6749 section 4.4). Atomic."""
+    RevokeToken: _aio.UnaryUnaryMultiCallable[_member_center_pb2.RevokeTokenRequest, _member_center_pb2.RevokeTokenResponse]  # type: ignore[assignment]
+    """Ends an access token before its time (RFC 7009), for the client that it was issued to. Every service refuses it within
+    five seconds. A token that is not valid any more, is another client's or is none at all is answered alike, and
+    changes nothing. Safe to repeat.
+    """
+    IntrospectToken: _aio.UnaryUnaryMultiCallable[_member_center_pb2.IntrospectTokenRequest, _member_center_pb2.IntrospectTokenResponse]  # type: ignore[assignment]
+    """Tells an authenticated client whether an access token is valid, and what it says (RFC 7662). An internal client may
+    ask about every token, a tenant's client about those of its tenant; of any other token it learns that it is not
+    active.
+    """
     GetJsonWebKeySet: _aio.UnaryUnaryMultiCallable[_member_center_pb2.GetJsonWebKeySetRequest, _member_center_pb2.GetJsonWebKeySetResponse]  # type: ignore[assignment]
     """Returns the public keys that verify access tokens (RFC 7517)."""
     GetAuthorizationServerMetadata: _aio.UnaryUnaryMultiCallable[_member_center_pb2.GetAuthorizationServerMetadataRequest, _member_center_pb2.GetAuthorizationServerMetadataResponse]  # type: ignore[assignment]
@@ -152,6 +172,28 @@ class MemberCenterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_member_center_pb2.IssueTokenResponse, _abc.Awaitable[_member_center_pb2.IssueTokenResponse]]:
         """Issues an access token to an OAuth client (RFC 6749 section 4.4). Atomic."""
+
+    @_abc_1.abstractmethod
+    def RevokeToken(
+        self,
+        request: _member_center_pb2.RevokeTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_member_center_pb2.RevokeTokenResponse, _abc.Awaitable[_member_center_pb2.RevokeTokenResponse]]:
+        """Ends an access token before its time (RFC 7009), for the client that it was issued to. Every service refuses it within
+        five seconds. A token that is not valid any more, is another client's or is none at all is answered alike, and
+        changes nothing. Safe to repeat.
+        """
+
+    @_abc_1.abstractmethod
+    def IntrospectToken(
+        self,
+        request: _member_center_pb2.IntrospectTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_member_center_pb2.IntrospectTokenResponse, _abc.Awaitable[_member_center_pb2.IntrospectTokenResponse]]:
+        """Tells an authenticated client whether an access token is valid, and what it says (RFC 7662). An internal client may
+        ask about every token, a tenant's client about those of its tenant; of any other token it learns that it is not
+        active.
+        """
 
     @_abc_1.abstractmethod
     def GetJsonWebKeySet(

@@ -73,6 +73,7 @@ class HttpFace(_message.Message):
     IGNORED_FORM_FIELDS_FIELD_NUMBER: _builtins.int
     MAX_BODY_BYTES_FIELD_NUMBER: _builtins.int
     HEADER_FIELDS_FIELD_NUMBER: _builtins.int
+    OMIT_ABSENT_FIELD_NUMBER: _builtins.int
     internal: _builtins.bool
     """Whether the RPC is meant for gRPC callers only, and so has no route."""
     form_body: _builtins.bool
@@ -95,6 +96,8 @@ class HttpFace(_message.Message):
     """
     max_body_bytes: _builtins.int
     """The largest body in bytes. 0 means 262,144."""
+    omit_absent: _builtins.bool
+    """Whether fields that are absent from the answer are left out of its JSON. Otherwise they are null."""
     @_builtins.property
     def ignored_form_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Form fields that a body may carry and that mean nothing, for example "List-Unsubscribe" (RFC 8058)."""
@@ -117,10 +120,11 @@ class HttpFace(_message.Message):
         ignored_form_fields: _abc.Iterable[_builtins.str] | None = ...,
         max_body_bytes: _builtins.int = ...,
         header_fields: _abc.Iterable[Global___HeaderField] | None = ...,
+        omit_absent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_location", b"created_location", "form_body", b"form_body", "header_fields", b"header_fields", "ignored_form_fields", b"ignored_form_fields", "internal", b"internal", "json_body", b"json_body", "max_body_bytes", b"max_body_bytes", "no_store", b"no_store", "oauth", b"oauth", "page", b"page", "query_with_body", b"query_with_body"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_location", b"created_location", "form_body", b"form_body", "header_fields", b"header_fields", "ignored_form_fields", b"ignored_form_fields", "internal", b"internal", "json_body", b"json_body", "max_body_bytes", b"max_body_bytes", "no_store", b"no_store", "oauth", b"oauth", "omit_absent", b"omit_absent", "page", b"page", "query_with_body", b"query_with_body"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
