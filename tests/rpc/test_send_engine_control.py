@@ -456,7 +456,7 @@ def test_a_cancel_that_races_with_the_last_mail_leaves_one_end(send_engine: Inst
             assert len(reasons) == 1, "both callers are told the same"
             ended = wait_until(lambda job=job: _ended(send_engine, job), "its end")  # type: ignore[misc]
             cancelled = ended.status == pb.SEND_JOB_STATUS_CANCELLED
-            delay = min(delay * 1.3, 1.0) if cancelled else delay / 1.3
+            delay = min(delay * 1.5, 2.0) if cancelled else delay / 1.5
             assert reasons == {("cancelled" if cancelled else "SEND_JOB_FINISHED")}
             # What was under way at the cancel may still be recorded; the job's end does not change any more.
             wait_until(lambda job=job: send_engine.get(job).counters.sending == 0, "the last mails")  # type: ignore[misc]

@@ -134,15 +134,22 @@ def test_a_limit_is_held_by_two_workers_together_through_a_restart_and_a_broker_
 def test_a_domain_that_asks_to_slow_down_is_slowed_while_others_go_on_and_nothing_fails(
     send_engine: Installation, operator: Operator
 ) -> None:
+    others = send_engine.member_center.newsletter(people=2000)
+    others.add(500, domain="fast.example")
     newsletter = send_engine.member_center.newsletter(people=2000)
     newsletter.add(500, domain="fast.example")
-    patience = {"send_engine_give_up_seconds": 0}
-    with send_engine.worker(**patience), send_engine.worker(**patience):
-        began_at = time.monotonic()
-        send_engine.wait(send_engine.create(newsletter))
-        alone = time.monotonic() - began_at
-    send_engine.sink.attempts.clear()
     newsletter.add(300, domain="slow.example")
+    patience = {"send_engine_give_up_seconds": 0}
+
+    def time_alone() -> float:
+        with send_engine.worker(**patience), send_engine.worker(**patience):
+            since = time.monotonic()
+            send_engine.wait(send_engine.create(others))
+            return time.monotonic() - since
+
+    # Before and after, for the machine is not equally fast all the time.
+    alone = time_alone()
+    send_engine.sink.attempts.clear()
     began_at = time.monotonic()
     # It takes 40 mails a second, and says so: to RCPT, as the sink asks again later in the transaction.
     taken = Counter[int]()
@@ -166,10 +173,10 @@ def test_a_domain_that_asks_to_slow_down_is_slowed_while_others_go_on_and_nothin
         assert 0 < limit.slowed_to < 500
         done = send_engine.wait(job, seconds=120)
     wasted = sum(send_engine.sink.attempts.values()) - 2800
-    print(
-        f"the others took {others_took:.1f} s, alone {alone:.1f} s, all {time.monotonic() - began_at:.1f} s; "
-        f"{wasted} attempts in vain"
-    )
+    send_engine.sink.answer = lambda *_: b""
+    all_took = time.monotonic() - began_at
+    alone = max(alone, time_alone())
+    print(f"the others took {others_took:.1f} s, alone {alone:.1f} s, all {all_took:.1f} s; {wasted} attempts in vain")
     assert done.counters.sent == done.counters.total == 2800
     # Workers start in both.
     assert others_took < 1.5 * alone + 1
