@@ -56,14 +56,13 @@ def test_a_broker_that_falls_silent_costs_nobody_a_mail(
     asked, workers, connections = 10, 2, 4
     faults = runs(asked, 1)
     # Longer than the broker's heartbeat of 20 s; in the short run longer than its time-outs. Sending goes on meanwhile,
-    # so the sink is slowed until each silence has people of its own.
+    # so the sink is slowed, and there are more people than it can take in this time.
     seconds, answer_seconds = (4.0, 0.1) if share() is None else (90.0, 0.5)
-    people_per_fault = int(1.1 * seconds * workers * connections / answer_seconds)
-    people = people_per_fault * faults
+    people = int(1.1 * faults * seconds * workers * connections / answer_seconds)
     ground.sink.slow_down(answer_seconds)
     with ground.crew(workers=workers), ground.job(people) as job:
-        for number in range(faults):
-            job.wait_sent(people_per_fault * number + 1)
+        for _ in range(faults):
+            job.wait_sent(job.sent + 1)
             job.faults.append(time.time())
             with ground.broker.silent():
                 time.sleep(seconds)
