@@ -23,15 +23,15 @@ def test_kills_of_a_worker_lose_nobody_and_double_only_what_was_in_flight(
     ground.sink.slow_down(0.03)
     with ground.crew(workers=2) as crew, ground.job(people, on_unknown=on_unknown) as job:
         for kill in range(kills):
-            # Spread over the whole job: each kill waits until its share has been sent.
-            job.wait_sent(int(people * (kill + chance.random()) / (kills + 1)))
+            # Spread over the whole job: each kill waits until its share has an end.
+            job.wait_settled(int(people * (kill + chance.random()) / (kills + 1)))
             # One that has nothing under way when it dies puts nothing to the test, and does not count.
             hurt = False
             while not hurt:
                 victim = chance.choice(wait_until(crew.ready, "a worker that is ready", 60))
                 victim.send(signal.SIGKILL)
                 hurt = job.fault(victim) > 0
-                assert job.sent < people, "the kill came after the job: slow the sink further"
+                assert job.settled < people, "the kill came after the job: slow the sink further"
                 crew.start()
         ground.sink.slow_down(0.002)
         job.wait_completed()

@@ -143,6 +143,16 @@ class WatchedJob:
         """How many mails the job had sent when it was last read."""
         return int(self.job.get("counters", {}).get("sent", 0))
 
+    @property
+    def settled(self) -> int:
+        """How many mails of the job had an end, whichever, when it was last read."""
+        counters = self.job.get("counters", {})
+        return sum(int(counters.get(state, 0)) for state in ("sent", "failed", "suppressed", "cancelled", "unknown"))
+
+    def wait_settled(self, count: int, seconds: float = 180.0) -> None:
+        """Waits until so many mails have an end."""
+        wait_until(lambda: self.settled >= count, f"{count} mails settled, of which {self.job}", seconds, 0.02)
+
     def wait_sent(self, count: int, seconds: float = 180.0) -> None:
         """Waits until so many mails have been sent."""
         wait_until(lambda: self.sent >= count, f"{count} mails sent, of which {self.job}", seconds, 0.02)
