@@ -73,6 +73,8 @@ def start_on(crew: Crew, where: Machine) -> WorkerProcess:
     """Starts a worker on a machine."""
     environment = crew.environment()
     settings = {"SEND_ENGINE_SMTP_URL": f"smtp://{where.reach['SEND_ENGINE_SMTP_URL']}"}
+    # TCP tries again ever more rarely: who waits for an answer to a dot may not hear that the line is back for minutes.
+    settings["SEND_ENGINE_FINAL_DOT_SECONDS"] = "20"
     settings["MEMBER_CENTER_ADDRESS"] = where.reach["MEMBER_CENTER_ADDRESS"]
     for name in ("SEND_ENGINE_DATABASE_URL", "BROKER_URL"):
         parts = urlsplit(environment[name])
