@@ -18,7 +18,7 @@ from tests.recount import Sink
 from tests.rig.proving_ground import ProvingGround
 from tests.stack import Newsletter, unique_address, wait_until
 
-LARGE = runs(200_000, 20_000)
+LARGE = runs(200_000, 60_000)
 CONFIRMATIONS = runs(200, 20)
 SMALL = 100
 
