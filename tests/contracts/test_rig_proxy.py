@@ -121,3 +121,13 @@ def test_all_open_connections_can_be_reset_at_once(echo: str) -> None:
         for connection in (one, other):
             with pytest.raises(ConnectionResetError):
                 connection.recv(1)
+
+
+def test_a_proxy_whose_connections_are_cut_while_they_come_about_still_ends(echo: str) -> None:
+    for _ in range(100):
+        with fault_proxy(echo, Weather(cut_after_sent=0)) as proxy:
+            for turn in range(10):
+                with connect(proxy) as connection:
+                    connection.sendall(b"cut at once")
+                    if turn % 3 == 0:
+                        proxy.reset_all()

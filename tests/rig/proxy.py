@@ -93,7 +93,7 @@ class FaultProxy:
         while self._open:
             for connection in list(self._open):
                 connection.abort()
-            # The transports tell in the next turn that they are gone.
+            # The transports tell in a later turn that they are gone, and what connects gets there or is refused.
             await asyncio.sleep(0.001)
 
     def opened(self, connection: _Connection) -> None:
@@ -113,6 +113,7 @@ class _Connection:
         self.proxy = proxy
         self._target = target
         self._over = False
+        self._is_connecting = True
         self.client = _End(self, from_client=True)
         self.server = _End(self, from_client=False)
         self.client.peer, self.server.peer = self.server, self.client
@@ -122,14 +123,16 @@ class _Connection:
         self._connecting = asyncio.get_running_loop().create_task(self._connect())
 
     async def _connect(self) -> None:
+        # Never cancelled: a connection that just came about would end without telling its protocol.
         try:
             await asyncio.get_running_loop().create_connection(lambda: self.server, *self._target)
         except OSError:
             self.end(Ending.RESET)
-            return
-        if self._over and self.server.transport is not None:
+        self._is_connecting = False
+        if self._over:
             # It was cut while it was being opened.
-            self.server.transport.abort()
+            self.abort()
+        self.lost()
 
     def end(self, ending: Ending) -> None:
         if self._over:
@@ -147,7 +150,6 @@ class _Connection:
 
     def abort(self) -> None:
         """Resets both ends that are there."""
-        self._connecting.cancel()
         for end in (self.client, self.server):
             handle = None if end.transport is None else end.transport.get_extra_info("socket")
             # The kernel may have ended it before the transport has told us.
@@ -156,8 +158,8 @@ class _Connection:
                 end.transport.abort()
 
     def lost(self) -> None:
-        """Is done with when both ends are gone."""
-        if all(end.transport is None or end.gone for end in (self.client, self.server)):
+        """Is done with when both ends are gone, and none is still to come."""
+        if not self._is_connecting and all(end.transport is None or end.gone for end in (self.client, self.server)):
             self.proxy.closed(self)
 
 
