@@ -2,6 +2,7 @@
 
 request id      first, so that every answer and log line carries it
 errors          around all that follows: whatever is raised leaves as a status of the contract, without a trace
+peer            under mutual TLS only callers whose certificate has an allowed name get any further
 deadline        work that cannot be answered in time is not begun
 access          before validation, so that a stranger learns nothing about the fields
 validation      the rules on the fields (protovalidate), then the tenant_id against the token
@@ -36,6 +37,7 @@ from servicekit.access import (
     set_caller,
 )
 from servicekit.errors import FieldViolation, MessmailError, Reason, to_grpc_status
+from servicekit.mutual_tls import check_name
 from servicekit.telemetry import bind_request_id
 from servicekit.tokens import TokenVerifier
 
@@ -75,7 +77,12 @@ def validate(request: Message) -> None:
 class Guard(grpc.ServerInterceptor):
     """Passes a call on only when it may be made and is well-formed, and answers its errors."""
 
-    def __init__(self, methods: Mapping[str, MethodDescriptor], verifier: TokenVerifier) -> None:
+    def __init__(
+        self,
+        methods: Mapping[str, MethodDescriptor],
+        verifier: TokenVerifier,
+        allowed_names: frozenset[str] | None = None,
+    ) -> None:
         self._access: dict[str, options_pb2.Access] = {}
         for path, method in methods.items():
             access = access_of(method)
@@ -83,6 +90,7 @@ class Guard(grpc.ServerInterceptor):
                 raise RuntimeError(f"{path} has no access option: say in its .proto who may call it")
             self._access[path] = access
         self._verifier = verifier
+        self._allowed_names = allowed_names
 
     def intercept_service(
         self,
@@ -128,6 +136,8 @@ class Guard(grpc.ServerInterceptor):
     def _admit(
         self, access: options_pb2.Access, request: Message, request_id: str, context: grpc.ServicerContext
     ) -> None:
+        if self._allowed_names is not None:
+            check_name(context, self._allowed_names)
         remaining = context.time_remaining()
         # Without a deadline of the caller's, gRPC answers a number of years.
         seconds = DEFAULT_DEADLINE_SECONDS if remaining is None or remaining > 86_400 else remaining

@@ -16,6 +16,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from servicekit.mutual_tls import MutualTls
 from servicekit.rpc import Guard
 from servicekit.stop_signals import StopSignals
 from servicekit.tokens import TokenVerifier
@@ -56,6 +57,7 @@ def start_server(
     services: Sequence[Service],
     verifier: TokenVerifier,
     *,
+    tls: MutualTls | None = None,
     threads: int = 24,
     reflection: bool = False,
     closers: Sequence[Callable[[], None]] = (),
@@ -64,7 +66,8 @@ def start_server(
 
     Raises RuntimeError when an RPC lacks its access option or the address cannot be bound.
     """
-    guard = Guard(_methods([service_descriptor(service.full_name) for service in services]), verifier)
+    methods = _methods([service_descriptor(service.full_name) for service in services])
+    guard = Guard(methods, verifier, tls.allowed_names if tls else None)
     server = grpc.server(
         ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
         interceptors=[guard],
@@ -89,7 +92,7 @@ def start_server(
         names = [service.full_name for service in services]
         grpc_reflection.enable_server_reflection([*names, grpc_reflection.SERVICE_NAME], server)
     host = listen.rpartition(":")[0]
-    port = server.add_insecure_port(listen)
+    port = server.add_secure_port(listen, tls.of_server()) if tls else server.add_insecure_port(listen)
     server.start()
     return RunningServer(server, f"{host}:{port}", healthy, closers)
 
