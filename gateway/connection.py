@@ -33,6 +33,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _hosts = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -48,7 +49,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_bytes = 0
+        self._head_bytes = self._hosts = 0
         if self._head_timer is None:
             self._start_timer()
 
@@ -58,6 +59,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(len(name) + len(value))
+        self._hosts += name.lower() == b"host"
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -65,6 +67,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             # Only a header that was cut in two gets here. Its body would be lost in silence.
             raise ValueError("the request asks for another protocol")
+        # RFC 9112 section 3.2: without it, or with two, a proxy in front may have meant another site.
+        if self._hosts != 1 and not (self._hosts == 0 and self.parser.get_http_version() == "1.0"):
+            raise ValueError("a request names one host")
         super().on_headers_complete()
 
     def _count(self, octets: int) -> None:
