@@ -16,7 +16,7 @@ _chance = random.Random(int(os.environ["MESSMAIL_SEED"]))
 
 
 @schemathesis.hook
-def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:
+def before_call(context: schemathesis.HookContext, case: schemathesis.Case[Any], kwargs: dict[str, Any]) -> None:
     """Puts known values into half of the valid requests."""
     if case.meta is None or not case.meta.generation.mode.is_positive or _chance.random() < 0.5:
         return
