@@ -23,6 +23,8 @@ from servicekit.tokens import TokenVerifier
 
 STOP_GRACE_SECONDS = 10.0
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+# What waits for one of the threads, too. Beyond it a call would not be answered before its caller gives up.
+MAX_CONCURRENT_RPCS = 2000
 
 _log = structlog.get_logger()
 
@@ -71,6 +73,7 @@ def start_server(
     server = grpc.server(
         ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
         interceptors=[guard],
+        maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
         options=[
             # Two servers on one port would share its calls at random; a taken port is an error.
             ("grpc.so_reuseport", 0),
