@@ -60,6 +60,7 @@ def messages(descriptor: Descriptor, known: dict[str, list[str]]) -> st.SearchSt
 
 
 def values(field: FieldDescriptor, known: dict[str, list[str]]) -> st.SearchStrategy[Any]:
+    one: st.SearchStrategy[Any]
     if field.message_type is not None:
         name = field.message_type.full_name
         one = WELL_KNOWN[name] if name in WELL_KNOWN else messages(field.message_type, known)

@@ -30,7 +30,7 @@ from messmail.send_engine.v1 import send_engine_admin_pb2
 from messmail.send_engine.v1 import send_engine_pb2 as se
 from servicekit.errors import from_rpc_error
 from tests.recount import Ledger
-from tests.stack import Newsletter, Stack, unique_address
+from tests.stack import Newsletter, Stack, unique_address, wait_until
 
 # Fields that name something of a tenant's, and the sorts of things of the other tenant that are put into them.
 NAMES = {
@@ -91,6 +91,12 @@ class House:
         member = {"list_id": newsletter.list_id, "email": unique_address()}
         confirm = stack.site.post_json("/newsletter/subscribe", member).answer
         leave = stack.site.post_json("/newsletter/unsubscribe-token", member).answer
+        unsent = "SELECT 1 FROM confirmation_mails WHERE tenant_id = %s AND outcome IS NULL"
+        # From here on nothing changes by itself.
+        wait_until(
+            lambda: not self.ledger.rows(unsent, newsletter.tenant_id, database="member_center"),
+            "the confirmation mail",
+        )
         (delivery,) = stack.site.get(f"/api/send-jobs/{job}/deliveries", token).answer["deliveries"]
         things = {
             "list": newsletter.list_id,
