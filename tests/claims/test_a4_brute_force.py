@@ -24,8 +24,6 @@ from servicekit.access import FORWARDED_IP, GATEWAY_AUTHORIZATION
 from tests.claims_table import ClaimRow, hand_in_claim
 from tests.gateway_fixtures import gateway_before
 from tests.member_center_fixtures import Engines, MemberCenter, reason_of, refusal, running_member_center
-from tests.member_center_fixtures import engines as engines
-from tests.member_center_fixtures import member_center as member_center
 from tests.rpc.gateway_under_test import GatewayProcess, HttpAnswer
 
 PATHS = ("/oauth/token", "/oauth/introspect", "/oauth/revoke")

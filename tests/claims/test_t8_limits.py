@@ -14,8 +14,6 @@ from messmail.member_center.v1 import member_center_pb2 as pb
 from tests.claims_table import ClaimRow, cases, hand_in_claim
 from tests.gateway_fixtures import gateway_before
 from tests.member_center_fixtures import MemberCenter, refusal, unique_address
-from tests.member_center_fixtures import engines as engines
-from tests.member_center_fixtures import member_center as member_center
 from tests.rpc.gateway_under_test import GatewayProcess, HttpAnswer
 
 LISTS = 10_000

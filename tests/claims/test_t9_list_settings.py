@@ -12,8 +12,6 @@ from messmail.member_center.v1 import member_center_pb2 as pb
 from servicekit.errors import Reason
 from tests.gateway_fixtures import gateway as gateway
 from tests.member_center_fixtures import MemberCenter, Newsletter, reason_of, refusal, status_name, unique_address
-from tests.member_center_fixtures import engines as engines
-from tests.member_center_fixtures import member_center as member_center
 from tests.rpc.gateway_under_test import GatewayProcess, HttpAnswer
 
 MEMBERS, SEND = "newsletter:members.write", "newsletter:send.write"

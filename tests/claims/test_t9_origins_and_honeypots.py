@@ -10,8 +10,6 @@ import pytest
 from messmail.member_center.v1 import member_center_pb2 as pb
 from tests.gateway_fixtures import gateway as gateway
 from tests.member_center_fixtures import MemberCenter, reason_of, unique_address
-from tests.member_center_fixtures import engines as engines
-from tests.member_center_fixtures import member_center as member_center
 from tests.rpc.gateway_under_test import GatewayProcess, HttpAnswer
 
 SHOP, OTHER, STRANGER = "https://shop.example", "https://other.example", "https://stranger.example"
