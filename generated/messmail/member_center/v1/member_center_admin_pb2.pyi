@@ -866,7 +866,9 @@ class Limits(_message.Message):
     anonymous_calls_per_ip_per_minute: _builtins.int
     """Calls of one IP address without a token, in a minute. 600 unless set. Of the whole installation only."""
     calls_per_client_per_minute: _builtins.int
-    """Calls of one OAuth client with a token, in a minute. 6,000 unless set. Of the whole installation only."""
+    """Calls of one OAuth client with a token, in a minute; and, counted apart, those from one IP address in which it
+    authenticates with its secret. 6,000 unless set. Of the whole installation only.
+    """
     failed_logins_per_client_and_ip_per_minute: _builtins.int
     """Failed authentications of one OAuth client from one IP address, in a minute. 10 unless set. Above it that client's
     secret is not looked at there, so its own would be refused too. Of the whole installation only.
