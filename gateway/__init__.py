@@ -7,6 +7,7 @@ json_reader   JSON and text into messages
 json_writer   messages into JSON
 transcode     a whole request into one message, and its answer back
 endpoint      answers requests for one route
+cross_origin  which pages of other origins may read an answer
 problems      errors as problem+json or as RFC 6749 names them
 backends      calls the services, and says on whose behalf
 openapi       describes it all, from the same descriptors

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import structlog
 
-from gateway.exchange import Answer, AsgiMessage, ClientGoneError, Handler, HttpRequest, Receive, Send
+from gateway.exchange import Answer, AsgiMessage, ClientGoneError, Handler, Headers, HttpRequest, Receive, Send
 from gateway.problems import problem_answer
 from gateway.request_log import RequestLog
 from gateway.routes import RouteTable
@@ -61,7 +61,7 @@ class Gateway:
     async def _answer(self, request: HttpRequest) -> tuple[str, Answer]:
         try:
             if request.method == "OPTIONS":
-                return "-", Answer(204, headers=(("allow", self._routes.methods(request.path)),))
+                return "-", await self._options(request)
             handler, path_fields = self._routes.find(request.method, request.path)
         except MessmailError as error:
             return "-", problem_answer(error, request.request_id, self._documentation)
@@ -75,6 +75,15 @@ class Gateway:
             _log.error("request.crashed", route=handler.template, request_id=request.request_id, exc_info=error)
             internal = MessmailError(Reason.ERROR_REASON_INTERNAL, "something went wrong here: tell us the request id")
             return handler.template, handler.refuse(internal, request)
+
+    async def _options(self, request: HttpRequest) -> Answer:
+        methods = self._routes.methods(request.path)
+        headers: Headers = (("allow", methods),)
+        asked_for = request.headers.get("access-control-request-method")
+        if "origin" in request.headers and asked_for is not None:
+            handler, _ = self._routes.find(asked_for, request.path)
+            headers += await handler.preflight(request, methods)
+        return Answer(204, headers=headers)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+
+from google.protobuf.message import Message
 
 from gateway.backends import CALL_SECONDS, Backend
-from gateway.exchange import Answer, HttpRequest
+from gateway.cross_origin import CrossOrigin
+from gateway.exchange import Answer, Headers, HttpRequest
 from gateway.pages import Pages, prefers_html
 from gateway.problems import error_headers, oauth_answer, problem_answer
 from gateway.routes import Route
@@ -23,9 +27,11 @@ _FIELD = re.compile(r"\{([a-z_]+)\}")
 
 
 class Endpoint:
-    """The handler of one route."""
+    """The handler of one route. With cross_origin, pages of other origins may call it where that says so."""
 
-    def __init__(self, route: Route, backend: Backend, pages: Pages, documentation: str) -> None:
+    def __init__(
+        self, route: Route, backend: Backend, pages: Pages, documentation: str, cross_origin: CrossOrigin | None
+    ) -> None:
         self.template = route.template
         self._face = route.face
         self._access = route.access
@@ -36,16 +42,36 @@ class Endpoint:
         )
         self._pages = pages
         self._documentation = documentation
+        self._cross_origin = cross_origin
         self._headers = (("cache-control", "no-store"),) if self._face.no_store else ()
 
     async def answer(self, request: HttpRequest, path_fields: Mapping[str, str]) -> Answer:
         """Answers a request; raises MessmailError."""
+        if self._cross_origin is None:
+            return await self._answer(*await self._read(request, path_fields), request)
+        message = None
+        try:
+            message, authorization = await self._read(request, path_fields)
+            answer = await self._answer(message, authorization, request)
+        except MessmailError as error:
+            answer = self.refuse(error, request)
+        headers = await self._cross_origin.headers(request, message)
+        return replace(answer, headers=(*answer.headers, *headers))
+
+    async def preflight(self, request: HttpRequest, methods: str) -> Headers:
+        """Returns the headers that a browser asks for before a call of another origin's page; raises MessmailError."""
+        return await self._cross_origin.preflight(request, methods) if self._cross_origin else ()
+
+    async def _read(self, request: HttpRequest, path_fields: Mapping[str, str]) -> tuple[Message, str]:
+        """Reads the message, and the Authorization to pass on."""
         # Under the OAuth rules the header carries the client's credentials, which become fields of the message.
         authorization = "" if self._face.oauth else request.headers.get("authorization", "")
         if not authorization:
             # The service would say the same; but nobody without a token shall make us read a body first.
             authorize(self._access, None)
-        message = await self._reader.read(request, path_fields)
+        return await self._reader.read(request, path_fields), authorization
+
+    async def _answer(self, message: Message, authorization: str, request: HttpRequest) -> Answer:
         value = self._writer.value(await self._call(message, request, authorization))
         if self._shows_page(request):
             fields = {field.name: text for field, text in message.ListFields() if isinstance(text, str)}

@@ -12,6 +12,8 @@ from servicekit.errors import MessmailError, Reason
 AsgiMessage: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[AsgiMessage]]
 Send: TypeAlias = Callable[[AsgiMessage], Awaitable[None]]
+# Names, in lower case, and values.
+Headers: TypeAlias = tuple[tuple[str, str], ...]
 
 BODY_SECONDS = 12.0
 
@@ -27,7 +29,7 @@ class Answer:
     status: int
     body: bytes = b""
     content_type: str = "application/json"
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: Headers = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,9 @@ class Handler(Protocol):
 
     def refuse(self, error: MessmailError, request: HttpRequest) -> Answer:
         """Puts an error into the form that is due here."""
+
+    async def preflight(self, request: HttpRequest, methods: str) -> Headers:
+        """Returns the headers that let a page of another origin call, if it may; methods are those of the path."""
 
 
 def _too_large(max_bytes: int) -> MessmailError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from gateway.exchange import Answer, HttpRequest
+from gateway.exchange import Answer, Headers, HttpRequest
 from gateway.problems import problem_answer
 from servicekit.errors import MessmailError
 
@@ -25,6 +25,10 @@ class Fixed:
     def refuse(self, error: MessmailError, request: HttpRequest) -> Answer:
         """Puts an error into problem+json."""
         return problem_answer(error, request.request_id, self.documentation)
+
+    async def preflight(self, request: HttpRequest, methods: str) -> Headers:
+        """Lets no page of another origin call."""
+        return ()
 
 
 def unchanging(answer: Answer) -> Callable[[], Awaitable[Answer]]:

@@ -32,6 +32,11 @@ def json_writer(descriptor: Descriptor) -> _Write:
     return lambda message: {name: write(message) for name, write in fields}
 
 
+def is_absent_when_empty(field: FieldDescriptor) -> bool:
+    """Tells whether a field is a string that cannot be absent, so that being empty is all it can be instead."""
+    return field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated and not field.has_presence
+
+
 def _with_whole_numbers(value: Any) -> Any:
     """A Struct holds every number as a double; what was sent as 1 is answered as 1, not as 1.0."""
     if isinstance(value, float):

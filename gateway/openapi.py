@@ -194,7 +194,7 @@ def _security(route: Route) -> list[dict[str, list[str]]]:
     access = route.access
     if route.face.oauth:
         return [{}, {_BASIC: []}]
-    scopes = [scope for scope in (access.tenant_scope, access.internal_scope) if scope]
+    scopes = [scope for scope in (access.tenant_scope, access.list_scope, access.internal_scope) if scope]
     ways = [{_BEARER: [scope]} for scope in scopes] or [{_BEARER: []}]
     return [{}, *ways] if access.public else ways
 

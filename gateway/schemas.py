@@ -16,6 +16,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from buf.validate import validate_pb2
 from gateway.enum_words import enum_words
 from gateway.json_reader import can_be_text
+from gateway.json_writer import is_absent_when_empty
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -59,7 +60,7 @@ class Schemas:
         reference = self._reference(message, message.name, is_request=False)
         if omits_absent:
             self.components[message.name]["required"] = [
-                field.name for field in message.fields if not field.has_presence
+                field.name for field in message.fields if not (field.has_presence or is_absent_when_empty(field))
             ]
         return reference
 

@@ -15,7 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 from gateway.exchange import HttpRequest
 from gateway.forms import FORM, JSON, MULTIPART, media_type, parse_basic, parse_multipart, parse_parameters
 from gateway.json_reader import check_readable, fill, fill_from_text, load_object
-from gateway.json_writer import json_writer
+from gateway.json_writer import is_absent_when_empty, json_writer
 from gateway.routes import Route
 from servicekit.errors import FieldViolation, MessmailError, Reason
 
@@ -103,11 +103,16 @@ class AnswerWriter:
             raise ValueError(f"{route.rpc.full_name}: response_body must name a message")
         self._write = json_writer(part)
         self._omits_absent = route.face.omit_absent
+        self._absent_when_empty = {field.name for field in part.fields if is_absent_when_empty(field)}
 
     def value(self, message: Message) -> Any:
         """Returns the answer as a JSON value."""
         value = self._write(getattr(message, self._field) if self._field else message)
-        return {name: inner for name, inner in value.items() if inner is not None} if self._omits_absent else value
+        if not self._omits_absent:
+            return value
+        absent = {name for name, inner in value.items() if inner is None}
+        absent |= {name for name in self._absent_when_empty if value[name] == ""}
+        return {name: inner for name, inner in value.items() if name not in absent}
 
     @staticmethod
     def encode(value: Any) -> bytes:

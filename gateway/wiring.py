@@ -7,7 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Final, Literal, TypeAlias
 
 import orjson
@@ -20,6 +20,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from gateway.app import Gateway, Routes
 from gateway.backends import Backend, GatewayToken, open_channel
 from gateway.connection import BoundedProtocol
+from gateway.cross_origin import CrossOrigin
 from gateway.endpoint import Endpoint
 from gateway.exchange import Answer
 from gateway.fixed import Fixed, unchanging
@@ -70,6 +71,17 @@ class GatewaySettings(MutualTlsSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("gateway_trusted_proxies")
+    @classmethod
+    def _name_proxies(cls, value: str) -> str:
+        """Refuses what is no address: "*" would believe every caller, and a name would never be matched."""
+        for name in filter(None, value.split(",")):
+            try:
+                ip_network(name.strip())
+            except ValueError:
+                raise ValueError("write IP addresses and networks, separated by commas: 10.0.0.7, fd00::/8") from None
+        return value
 
     @field_validator("send_engine_address")
     @classmethod
@@ -153,8 +165,11 @@ def _routes(backends: list[Backend], public_base_url: str) -> Routes:
     pages = Pages()
     routes: list[Route] = []
     for backend in backends:
-        for route in read_routes(backend.service):
-            endpoint = Endpoint(route, backend, pages, documentation)
+        found = list(read_routes(backend.service))
+        cross_origin = CrossOrigin(backend) if any(route.face.cross_origin for route in found) else None
+        for route in found:
+            may_cross = cross_origin if route.face.cross_origin else None
+            endpoint = Endpoint(route, backend, pages, documentation, may_cross)
             table.add(route.http_method, route.template, endpoint, safe=route.safe)
             routes.append(route)
 

@@ -13,7 +13,11 @@ links          sealed links: what they carry and allow
 link_keys      the keys that seal them
 outbox         confirmation mails that wait for Send Engine
 audience       who may be mailed, page by page and at the moment of sending
+origins        whose pages may call for a list, as an operator writes them
+cross_origin   whether pages of an origin may call
 limits         how much is allowed
+login_limits   how often the authentication of a client may fail
+counting       counts, and the store that may not answer
 snapshot       values that are read again every few seconds
 records        what the nouns speak of
 servicers/     the contract's three services, mapped onto the nouns

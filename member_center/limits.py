@@ -1,30 +1,22 @@
 """Limits: how much is allowed, and to whom.
 
-Calls are counted in the limiter's store, under keyed hashes: no address is in there. While that store does not answer,
-calls go on uncounted and no confirmation mail leaves (see outbox).
+While the store of the counts does not answer, calls go on uncounted (see counting) and no confirmation mail leaves (see
+outbox). How often a login may fail is in login_limits.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
-from ipaddress import IPv6Address, ip_address
 from uuid import UUID
 
-import structlog
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from redis import RedisError
-
+from member_center.counting import Counting, network_of
 from member_center.lists import list_not_found
 from member_center.records import OPERATOR, Limits, NewsletterList
 from member_center.snapshot import Snapshot
 from member_center.storage import limits as limit_store
 from member_center.storage import lists as list_store
-from member_center.storage.windows import Counters, Window
+from member_center.storage.windows import Window
 from servicekit.access import Caller
 from servicekit.database import Database
 from servicekit.errors import FieldViolation, MessmailError, Reason
@@ -35,60 +27,46 @@ DEFAULTS = Limits(
     confirmation_mails_per_address_per_day=10,
     anonymous_calls_per_ip_per_minute=600,
     calls_per_client_per_minute=6000,
+    failed_logins_per_client_and_ip_per_minute=10,
+    failed_logins_per_ip_per_minute=100,
 )
 REFRESH_SECONDS = 2.0
 # A list may have these of its own; the others are the whole installation's.
 OF_A_LIST = ("subscribes_per_address_per_hour", "subscribes_per_list_per_minute")
 _MINUTE, _HOUR = 60, 3600
-# After a failure the store is left alone for a while, so that calls do not each wait for it in vain.
-_PAUSE_SECONDS = 1.0
-
-_log = structlog.get_logger()
-
-
-def hashing_key(master_keys: str) -> bytes:
-    """Derives the key of the hashes from the first master key. With another one, what was counted is forgotten."""
-    first = master_keys.partition(",")[0].strip()
-    return HKDF(SHA256(), 32, salt=None, info=b"messmail limiter").derive(base64.urlsafe_b64decode(first))
 
 
 class Limiter:
     """Counts calls and mails, and refuses what is too much."""
 
-    def __init__(self, database: Database, counters: Counters, key: bytes) -> None:
+    def __init__(self, database: Database, counting: Counting) -> None:
         self._database = database
-        self._counters = counters
-        self._key = key
+        self._counting = counting
         self._installation = Snapshot(self._read, REFRESH_SECONDS)
-        self._paused_until = 0.0
 
     def admit(self, caller: Caller) -> None:
         """Counts a call; raises RATE_LIMITED."""
-        self._admit([self._calls_of(caller)])
+        self._counting.admit([self._calls_of(caller)])
 
-    def admit_token_request(self, caller: Caller) -> None:
-        """Counts a call for an access token; raises RATE_LIMITED.
+    def admit_origin_check(self, caller: Caller) -> None:
+        """Counts a question about an origin, apart from the call that it is asked about; raises RATE_LIMITED."""
+        self._counting.admit([self._calls_of(caller, b"origin")])
 
-        Counted apart from other calls: a site that was too busy must still get the token that gives it its own budget.
-        """
-        self._admit([self._calls_of(caller, b"token")])
-
-    def admit_subscribe(self, caller: Caller, newsletter_list: NewsletterList | None, address_key: str) -> None:
-        """Counts a call that asks for a subscription, to a list or to one that does not exist; raises RATE_LIMITED."""
+    def admit_subscribe(self, caller: Caller, newsletter_list: NewsletterList, address_key: str) -> None:
+        """Counts a call that asks for a subscription to a list; raises RATE_LIMITED."""
         windows = [self._calls_of(caller)]
-        if newsletter_list is not None:
-            allowed = self._in_force(newsletter_list.limits)
-            list_id = newsletter_list.id.bytes
-            for name, seconds, counted in (
-                ("subscribes_per_list_per_minute", _MINUTE, list_id),
-                ("subscribes_per_address_per_hour", _HOUR, list_id + address_key.encode()),
-            ):
-                windows.append(Window(name, self._hash(name, counted), getattr(allowed, name), seconds))
-        self._admit(windows)
+        allowed = self.in_force(newsletter_list.limits)
+        list_id = newsletter_list.id.bytes
+        for name, seconds, counted in (
+            ("subscribes_per_list_per_minute", _MINUTE, list_id),
+            ("subscribes_per_address_per_hour", _HOUR, list_id + address_key.encode()),
+        ):
+            windows.append(self._counting.window(name, counted, getattr(allowed, name), seconds))
+        self._counting.admit(windows)
 
     def is_answering(self) -> bool:
         """Tells whether the store of the counts answers, so that mails can be counted."""
-        return self._counters.is_answering()
+        return self._counting.is_answering()
 
     def count_mails(self, mails: Sequence[tuple[str, UUID]]) -> list[bool] | None:
         """Counts confirmation mails, by address key and id, and tells which are within their address's day.
@@ -96,14 +74,9 @@ class Limiter:
         None when the store does not answer: then none of them may leave.
         """
         name = "confirmation_mails_per_address_per_day"
-        limit = getattr(self._in_force(), name)
-        try:
-            return self._counters.count_mails(
-                [(self._hash(name, key.encode()), mail.bytes) for key, mail in mails], limit
-            )
-        except RedisError as error:
-            self._pause(error)
-            return None
+        limit = getattr(self.in_force(), name)
+        hashed = [(self._counting.hash(name, key.encode()), mail.bytes) for key, mail in mails]
+        return self._counting.count_mails(hashed, limit)
 
     def set_limits(self, wanted: Limits) -> Limits:
         """Sets limits of the installation and returns those in force."""
@@ -125,9 +98,10 @@ class Limiter:
             found = list_store.set_list_limits(connection, tenant_id, list_id, wanted)
         if found is None:
             raise list_not_found()
-        return self._in_force(found.limits)
+        return self.in_force(found.limits)
 
-    def _in_force(self, of_list: Limits | None = None) -> Limits:
+    def in_force(self, of_list: Limits | None = None) -> Limits:
+        """Returns the limits in force; those of a list where it has its own."""
         installation = self._installation.value()
         return installation if of_list is None else _filled(of_list, installation)
 
@@ -139,45 +113,10 @@ class Limiter:
         if caller.client_id is not None:
             name, counted = "calls_per_client_per_minute", caller.client_id.bytes
         else:
-            name, counted = "anonymous_calls_per_ip_per_minute", _network_of(caller.ip)
-        return Window(name, self._hash(name, counted + kind), getattr(self._in_force(), name), _MINUTE)
-
-    def _hash(self, name: str, counted: bytes) -> bytes:
-        return hashlib.blake2b(name.encode() + b"\0" + counted, key=self._key, digest_size=16).digest()
-
-    def _admit(self, windows: Sequence[Window]) -> None:
-        if time.monotonic() < self._paused_until:
-            return
-        try:
-            full = self._counters.admit(windows)
-        except RedisError as error:
-            self._pause(error)
-            return
-        if full is not None:
-            window, seconds = full
-            raise MessmailError(
-                Reason.ERROR_REASON_RATE_LIMITED,
-                f"too many requests ({window.name}): try again in {seconds:.0f} seconds",
-                retry_after=seconds,
-                limit=window.name,
-            )
-
-    def _pause(self, error: RedisError) -> None:
-        self._paused_until = time.monotonic() + _PAUSE_SECONDS
-        _log.warning("limiter.unavailable", error=type(error).__name__)
+            name, counted = "anonymous_calls_per_ip_per_minute", network_of(caller.ip)
+        return self._counting.window(name, counted + kind, getattr(self.in_force(), name), _MINUTE)
 
 
 def _filled(limits: Limits, beneath: Limits) -> Limits:
     missing = {f.name: getattr(beneath, f.name) for f in fields(limits) if getattr(limits, f.name) is None}
     return replace(limits, **missing)
-
-
-def _network_of(ip: str) -> bytes:
-    """The address, or of an IPv6 address the network of one subscriber: within it addresses are free to choose."""
-    try:
-        address = ip_address(ip.partition("%")[0])
-    except ValueError:
-        return b""
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is None:
-        return address.packed[:8]
-    return (getattr(address, "ipv4_mapped", None) or address).packed

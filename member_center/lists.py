@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from uuid import UUID, uuid4
 
+from member_center.origins import check_origins
 from member_center.pages import Page, page_of, read_page_token
-from member_center.records import ListProfile, NewsletterList
+from member_center.records import ListProfile, NewsletterList, SettingChanges
 from member_center.storage import lists as list_store
 from member_center.tenants import check_tenant
 from member_center.texts import check_plain_text
+from servicekit.access import Caller, CallerKind, scope_missing, token_missing
 from servicekit.addresses import AddressError, parse_address, parse_mailbox
 from servicekit.database import Database
 from servicekit.errors import MessmailError, Reason, invalid_field
 
 DEFAULT_LANGUAGE = "zh-TW"
 LANGUAGES = (DEFAULT_LANGUAGE, "en")
+# What a tenant's client needs to call for a list that requires a token. The contract names it too (list_scope).
+MEMBERS_SCOPE = "newsletter:members.write"
 # A list is read again after this long, so that its limits are in force everywhere soon.
 REFRESH_SECONDS = 2.0
 _KEPT = 10_000
@@ -33,6 +37,7 @@ class NewList:
     reply_to: str = ""
     envelope_sender: str = ""
     language: str = ""
+    settings: SettingChanges = field(default_factory=SettingChanges)
 
 
 class Lists:
@@ -44,12 +49,22 @@ class Lists:
 
     def create(self, tenant_id: UUID, wanted: NewList) -> UUID:
         """Makes a list and returns its id; raises INVALID_FIELD or TENANT_NOT_FOUND."""
-        profile = _read_profile(wanted)
+        profile, settings = _read_profile(wanted), _read_settings(wanted.settings)
         list_id = uuid4()
         with self._database.tenant(tenant_id) as connection:
             check_tenant(connection, tenant_id)
-            list_store.add_list(connection, tenant_id, list_id, profile)
+            list_store.add_list(connection, tenant_id, list_id, profile, settings)
         return list_id
+
+    def update(self, tenant_id: UUID, list_id: UUID, changes: SettingChanges) -> NewsletterList:
+        """Changes settings of a list and returns it; raises INVALID_FIELD or LIST_NOT_FOUND."""
+        settings = _read_settings(changes)
+        with self._database.tenant(tenant_id) as connection:
+            found = list_store.change_settings(connection, tenant_id, list_id, settings)
+        if found is None:
+            raise list_not_found()
+        self._kept.pop(list_id, None)
+        return found
 
     def page(self, tenant_id: UUID, page_token: str, page_size: int) -> Page[NewsletterList]:
         """Returns a page of the tenant's lists, oldest first; raises TENANT_NOT_FOUND."""
@@ -64,6 +79,20 @@ class Lists:
         found = self.find(list_id, tenant_id)
         if found is None:
             raise list_not_found()
+        return found
+
+    def get_for(self, caller: Caller, list_id: UUID, tenant_id: UUID | None = None) -> NewsletterList:
+        """Returns the list that a call names.
+
+        Raises LIST_NOT_FOUND; TOKEN_MISSING or SCOPE_MISSING where the list requires a token and the caller has none
+        that does. Of an internal caller the contract's own scope is enough.
+        """
+        found = self.get(list_id, tenant_id)
+        if found.settings.require_token:
+            if caller.kind is CallerKind.ANONYMOUS:
+                raise token_missing()
+            if caller.kind is CallerKind.TENANT and MEMBERS_SCOPE not in caller.scopes:
+                raise scope_missing(MEMBERS_SCOPE)
         return found
 
     def find(self, list_id: UUID, tenant_id: UUID | None = None) -> NewsletterList | None:
@@ -117,8 +146,14 @@ def _read_profile(wanted: NewList) -> ListProfile:
     )
 
 
-def _address(field: str, text: str) -> str:
+def _read_settings(changes: SettingChanges) -> SettingChanges:
+    if changes.allowed_origins is None:
+        return changes
+    return replace(changes, allowed_origins=check_origins("settings.allowed_origins.origins", changes.allowed_origins))
+
+
+def _address(name: str, text: str) -> str:
     try:
         return parse_address(text).address if text else ""
     except AddressError as error:
-        raise invalid_field(field, error.problem) from None
+        raise invalid_field(name, error.problem) from None

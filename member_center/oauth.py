@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import jwt
 import structlog
 
+from member_center.lists import MEMBERS_SCOPE
 from member_center.records import OPERATOR, AccessToken, Client, NewClient, Usage
 from member_center.revocations import RevocationList
 from member_center.signing_keys import TOKEN_LIFE, SigningKeys
@@ -23,7 +24,7 @@ from servicekit.errors import MessmailError, Reason, invalid_field
 from servicekit.tokens import ALGORITHM, AUDIENCE, TOKEN_TYPE, Claims, TokenVerifier
 
 GRANT_TYPE = "client_credentials"
-TENANT_SCOPES = ("newsletter:send.write", "newsletter:send.read")
+TENANT_SCOPES = ("newsletter:send.write", "newsletter:send.read", MEMBERS_SCOPE)
 INTERNAL_SCOPES = ("internal:send", "internal:feed", "internal:admin", "internal:gateway")
 _SCOPES = {Usage.TENANT_API: TENANT_SCOPES, Usage.WEBHOOK_OUTBOUND: TENANT_SCOPES, Usage.INTERNAL: INTERNAL_SCOPES}
 _SECRET_BYTES = 32
@@ -142,10 +143,7 @@ class OAuth:
         return client
 
     def _authenticate(self, client_id: str, client_secret: str) -> Client:
-        try:
-            wanted = UUID(client_id)
-        except ValueError:
-            wanted = OPERATOR
+        wanted = read_client_id(client_id)
         with self._database.directory() as connection:
             # An unknown client is looked for too, among the operator's, where it is not.
             owner = client_store.enter_tenant_of(connection, wanted)
@@ -179,6 +177,14 @@ class OAuth:
         key = self._keys.signing()
         headers = {"typ": TOKEN_TYPE, "kid": key.kid}
         return jwt.encode(claims, key.private_key, algorithm=ALGORITHM, headers=headers)
+
+
+def read_client_id(text: str) -> UUID:
+    """Reads a client's id in any spelling of a UUID; of anything else the operator's, which no client has."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return OPERATOR
 
 
 def _owner(tenant_id: UUID | None, usage: Usage) -> UUID:

@@ -26,9 +26,9 @@ class MemberPreferences:
         self._limiter = limiter
 
     def get(self, caller: Caller, person: Person) -> Preferences:
-        """Returns a person's preferences; raises LIST_NOT_FOUND or RATE_LIMITED."""
+        """Returns a person's preferences; raises LIST_NOT_FOUND, TOKEN_MISSING, SCOPE_MISSING or RATE_LIMITED."""
         self._limiter.admit(caller)
-        found = self._lists.get(person.list_id, person.tenant_id)
+        found = self._lists.get_for(caller, person.list_id, person.tenant_id)
         with self._database.brief(found.tenant_id) as transaction:
             read = subscription_store.find_by_address(transaction.finish, found.tenant_id, found.id, person.address.key)
         return _preferences_of(read)
@@ -36,10 +36,10 @@ class MemberPreferences:
     def update(self, caller: Caller, person: Person, patch: Preferences) -> Preferences:
         """Applies a merge patch (RFC 7396) and returns the preferences afterwards.
 
-        Raises LIST_NOT_FOUND, RATE_LIMITED, or INVALID_FIELD when the result is too large.
+        Raises LIST_NOT_FOUND, TOKEN_MISSING, SCOPE_MISSING, RATE_LIMITED, or INVALID_FIELD for too large a result.
         """
         self._limiter.admit(caller)
-        found = self._lists.get(person.list_id, person.tenant_id)
+        found = self._lists.get_for(caller, person.list_id, person.tenant_id)
         with self._database.brief(found.tenant_id) as transaction:
             read = subscription_store.find_by_address(
                 transaction.run, found.tenant_id, found.id, person.address.key, lock=True

@@ -33,6 +33,8 @@ class Limits:
     confirmation_mails_per_address_per_day: int | None = None
     anonymous_calls_per_ip_per_minute: int | None = None
     calls_per_client_per_minute: int | None = None
+    failed_logins_per_client_and_ip_per_minute: int | None = None
+    failed_logins_per_ip_per_minute: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,27 @@ class ListProfile:
 
 
 @dataclass(frozen=True, slots=True)
+class ListSettings:
+    """What a list asks of those who call for it. By default it is what the published contract says."""
+
+    require_token: bool = False
+    return_confirm_token: bool = True
+    allowed_origins: tuple[str, ...] = ()
+    # The member of the preferences that only a program fills in; empty where there is none.
+    honeypot_field: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SettingChanges:
+    """Settings of a list to be changed; None where they stay."""
+
+    require_token: bool | None = None
+    return_confirm_token: bool | None = None
+    allowed_origins: tuple[str, ...] | None = None
+    honeypot_field: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NewsletterList:
     """A list of a tenant that people subscribe to. Its limits are those set for it alone."""
 
@@ -56,6 +79,7 @@ class NewsletterList:
     profile: ListProfile
     created_at: datetime
     limits: Limits = field(default_factory=Limits)
+    settings: ListSettings = field(default_factory=ListSettings)
 
 
 class Usage(StrEnum):

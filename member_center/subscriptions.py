@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 from member_center import consent
 from member_center.limits import Limiter
 from member_center.links import Links, link_invalid
-from member_center.lists import LANGUAGES, Lists, list_not_found
+from member_center.lists import LANGUAGES, Lists
 from member_center.records import (
     Answer,
     Evidence,
@@ -31,6 +31,7 @@ from member_center.storage import subscriptions as subscription_store
 from servicekit.access import Caller
 from servicekit.addresses import EmailAddress
 from servicekit.database import BriefTransaction, Database, Run
+from servicekit.errors import MessmailError
 
 UNSUBSCRIBE_TOKEN_LIFE = timedelta(hours=1)
 _THROUGH = {
@@ -59,20 +60,31 @@ class Subscriptions:
         self._links = links
         self._limiter = limiter
 
-    def subscribe(self, caller: Caller, person: Person, preferences: Preferences | None, evidence: Evidence) -> str:
+    def subscribe(
+        self, caller: Caller, person: Person, preferences: Preferences | None, evidence: Evidence
+    ) -> str | None:
         """Asks for a subscription, queues its confirmation mail, and returns a token that confirms.
 
-        Raises LIST_NOT_FOUND or RATE_LIMITED.
+        None where the list returns none. Raises LIST_NOT_FOUND, TOKEN_MISSING, SCOPE_MISSING or RATE_LIMITED.
         """
-        found = self._lists.find(person.list_id, person.tenant_id)
+        try:
+            found = self._lists.get_for(caller, person.list_id, person.tenant_id)
+        except MessmailError:
+            # Whoever may not ask uses up nothing of the list's or the person's.
+            self._limiter.admit(caller)
+            raise
         self._limiter.admit_subscribe(caller, found, person.address.key)
-        if found is None:
-            raise list_not_found()
+        preferences, is_program = _read_honeypot(found, preferences)
         stored = None
         while stored is None:
             # None: somebody asked for the same person in the meantime, so that there is now somebody to be found.
             with self._database.brief(found.tenant_id) as transaction:
-                stored = _ask(transaction, found, person.address, preferences, evidence)
+                if is_program:
+                    stored = _pretend_to_ask(transaction, found, person.address)
+                else:
+                    stored = _ask(transaction, found, person.address, preferences, evidence)
+        if not found.settings.return_confirm_token:
+            return None
         now, asked = stored
         return self._links.seal(_link_to(asked, Purpose.CONFIRM_API, now + consent.PENDING_LIFE))
 
@@ -100,10 +112,10 @@ class Subscriptions:
     def request_unsubscribe_token(self, caller: Caller, person: Person) -> tuple[str, datetime]:
         """Returns a token that unsubscribes, or a decoy of the same kind, and when it stops working.
 
-        Raises LIST_NOT_FOUND or RATE_LIMITED.
+        Raises LIST_NOT_FOUND, TOKEN_MISSING, SCOPE_MISSING or RATE_LIMITED.
         """
         self._limiter.admit(caller)
-        found = self._lists.get(person.list_id, person.tenant_id)
+        found = self._lists.get_for(caller, person.list_id, person.tenant_id)
         with self._database.brief(found.tenant_id) as transaction:
             now, subscription = subscription_store.find_by_address(
                 transaction.finish, found.tenant_id, found.id, person.address.key
@@ -199,6 +211,23 @@ def _ask(
     if asked != before:
         subscription_store.replace(transaction.finish, [consent.change(before, asked, now, is_mailed=True)], entry)
     return now, asked
+
+
+def _read_honeypot(found: NewsletterList, preferences: Preferences | None) -> tuple[Preferences | None, bool]:
+    """Takes the list's honeypot field out of the preferences, and tells whether it was filled in."""
+    field = found.settings.honeypot_field
+    if not field or preferences is None or field not in preferences:
+        return preferences, False
+    others = {name: value for name, value in preferences.items() if name != field}
+    return others or None, bool(preferences[field])
+
+
+def _pretend_to_ask(
+    transaction: BriefTransaction, found: NewsletterList, address: EmailAddress
+) -> tuple[datetime, Subscription]:
+    """Does what asking does, without storing anything; returns the time and nobody's subscription."""
+    now, _ = subscription_store.find_by_address(transaction.run, found.tenant_id, found.id, address.key, lock=True)
+    return now, Subscription(found.tenant_id, found.id, uuid4(), address.key, address.address, generation=1)
 
 
 def _store(

@@ -10,11 +10,14 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from member_center.audience import Audience
+from member_center.counting import Counting, hashing_key
+from member_center.cross_origin import CrossOrigin
 from member_center.imports import Imports
-from member_center.limits import Limiter, hashing_key
+from member_center.limits import Limiter
 from member_center.link_keys import StoredLinkKeys
 from member_center.links import Links
 from member_center.lists import Lists
+from member_center.login_limits import LoginLimits
 from member_center.oauth import OAuth
 from member_center.outbox import Outbox
 from member_center.preferences import MemberPreferences
@@ -87,16 +90,18 @@ def start(settings: MemberCenterSettings) -> RunningServer:
     link_keys.create_missing()
 
     lists, links = Lists(database), Links(link_keys, issuer)
-    limiter = Limiter(database, counters, hashing_key(settings.member_center_master_keys.get_secret_value()))
+    counting = Counting(counters, hashing_key(settings.member_center_master_keys.get_secret_value()))
+    limiter = Limiter(database, counting)
     revocations = RevocationList(database)
     verifier = _verifier(issuer, signing_keys, revocations)
     oauth = OAuth(database, signing_keys, issuer, revocations, verifier)
     public = MemberCenterServicer(
         oauth,
         signing_keys,
-        limiter,
+        LoginLimits(counting, limiter.in_force),
         Subscriptions(database, lists, links, limiter),
         MemberPreferences(database, lists, limiter),
+        CrossOrigin(database, lists, links, limiter),
         issuer,
     )
     admin = MemberCenterAdminServicer(

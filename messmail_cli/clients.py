@@ -36,7 +36,8 @@ def create(
             default_factory=list,
             show_default=False,
             help="A scope that its tokens may have; repeat it for more. tenant_api: newsletter:send.write, "
-            "newsletter:send.read. internal: internal:send, internal:feed, internal:gateway, internal:admin.",
+            "newsletter:send.read, newsletter:members.write. "
+            "internal: internal:send, internal:feed, internal:gateway, internal:admin.",
         ),
     ],
     tenant: Annotated[str, typer.Option(help="The tenant's id. Left out for internal clients.")] = "",

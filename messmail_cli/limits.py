@@ -47,6 +47,12 @@ def change(
     calls_per_client_per_minute: Annotated[
         int | None, typer.Option(min=0, help="Calls of one OAuth client with a token.")
     ] = None,
+    failed_logins_per_client_and_ip_per_minute: Annotated[
+        int | None, typer.Option(min=0, help="Failed authentications of one OAuth client from one IP address.")
+    ] = None,
+    failed_logins_per_ip_per_minute: Annotated[
+        int | None, typer.Option(min=0, help="Failed authentications from one IP address.")
+    ] = None,
 ) -> Answer:
     """Set limits on requests; what is left out keeps its value. In force within five seconds. 0 allows nothing."""
     request = admin_pb2.SetLimitsRequest(
@@ -58,6 +64,8 @@ def change(
             confirmation_mails_per_address_per_day=confirmation_mails_per_address_per_day,
             anonymous_calls_per_ip_per_minute=anonymous_calls_per_ip_per_minute,
             calls_per_client_per_minute=calls_per_client_per_minute,
+            failed_logins_per_client_and_ip_per_minute=failed_logins_per_client_and_ip_per_minute,
+            failed_logins_per_ip_per_minute=failed_logins_per_ip_per_minute,
         ),
     )
     in_force = facts_of(installation.member_center_admin.SetLimits(request).limits)

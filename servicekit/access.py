@@ -91,19 +91,25 @@ def authorize(access: options_pb2.Access, claims: Claims | None) -> CallerKind:
     if claims is None:
         if access.public:
             return CallerKind.ANONYMOUS
-        raise MessmailError(
-            Reason.ERROR_REASON_TOKEN_MISSING, "send an access token as 'Authorization: Bearer <ACCESS_TOKEN>'"
-        )
+        raise token_missing()
     if claims.tenant_id is not None:
         if access.public or (access.tenant_scope and access.tenant_scope in claims.scopes):
             return CallerKind.TENANT
-        raise _scope_missing(access.tenant_scope)
+        raise scope_missing(access.tenant_scope)
     if access.internal_scope and access.internal_scope in claims.scopes:
         return CallerKind.INTERNAL
-    raise _scope_missing(access.internal_scope)
+    raise scope_missing(access.internal_scope)
 
 
-def _scope_missing(scope: str) -> MessmailError:
+def token_missing() -> MessmailError:
+    """Makes the error for a call that needs an access token and has none."""
+    return MessmailError(
+        Reason.ERROR_REASON_TOKEN_MISSING, "send an access token as 'Authorization: Bearer <ACCESS_TOKEN>'"
+    )
+
+
+def scope_missing(scope: str) -> MessmailError:
+    """Makes the error for a token without a scope; where no scope would help, an empty one."""
     if not scope:
         return MessmailError(Reason.ERROR_REASON_SCOPE_MISSING, "this call is not for clients of this kind")
     return MessmailError(Reason.ERROR_REASON_SCOPE_MISSING, f"the access token needs the scope {scope}", scope=scope)

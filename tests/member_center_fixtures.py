@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -111,17 +111,34 @@ class MemberCenter:
         request = member_center_admin_pb2.CreateTenantRequest(name=f"Tenant {uuid.uuid4().hex[:6]}")
         return str(self.admin.CreateTenant(request).tenant_id)
 
-    def make_list(self, tenant_id: str, language: str = "en") -> str:
+    def make_list(
+        self, tenant_id: str, language: str = "en", settings: member_center_admin_pb2.ListSettings | None = None
+    ) -> str:
         """Makes a list."""
         request = member_center_admin_pb2.CreateListRequest(
-            tenant_id=tenant_id, name="Weekly", language=language, **{"from": "Acme <news@acme.example>"}
+            tenant_id=tenant_id, name="Weekly", language=language, settings=settings
         )
+        setattr(request, "from", "Acme <news@acme.example>")
         return str(self.admin.CreateList(request).list_id)
 
-    def make_newsletter(self, language: str = "en") -> Newsletter:
-        """Makes a tenant and a list."""
+    def make_newsletter(self, language: str = "en", origins: Sequence[str] = (), **settings: Any) -> Newsletter:
+        """Makes a tenant and a list, with settings where they are given."""
         tenant_id = self.make_tenant()
-        return Newsletter(tenant_id, self.make_list(tenant_id, language))
+        wanted = member_center_admin_pb2.ListSettings(**settings)
+        if origins:
+            wanted.allowed_origins.origins.extend(origins)
+        return Newsletter(tenant_id, self.make_list(tenant_id, language, wanted))
+
+    def change_settings(self, newsletter: Newsletter, origins: Sequence[str] | None = None, **settings: Any) -> None:
+        """Changes settings of a list."""
+        wanted = member_center_admin_pb2.ListSettings(**settings)
+        if origins is not None:
+            wanted.allowed_origins.CopyFrom(member_center_admin_pb2.AllowedOrigins(origins=origins))
+        self.admin.UpdateList(
+            member_center_admin_pb2.UpdateListRequest(
+                tenant_id=newsletter.tenant_id, list_id=newsletter.list_id, settings=wanted
+            )
+        )
 
     def make_client(self, tenant_id: str, *scopes: str) -> member_center_admin_pb2.CreateClientResponse:
         """Makes a client of a tenant's site."""

@@ -183,9 +183,8 @@ class Stack:
 
     def make_list(self, tenant_id: str, language: str = "en") -> str:
         """Makes a list and returns its id."""
-        request = admin_pb2.CreateListRequest(
-            tenant_id=tenant_id, name="Weekly", language=language, **{"from": "Acme <news@acme.example>"}
-        )
+        request = admin_pb2.CreateListRequest(tenant_id=tenant_id, name="Weekly", language=language)
+        setattr(request, "from", "Acme <news@acme.example>")
         return self.operator.member_center_admin.CreateList(request).list_id
 
     def make_client(self, tenant_id: str, *scopes: str, usage: str = "TENANT_API") -> Client:

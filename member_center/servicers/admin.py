@@ -14,7 +14,7 @@ from member_center.limits import Limiter
 from member_center.link_keys import StoredLinkKeys
 from member_center.lists import Lists, NewList, sender_of
 from member_center.oauth import OAuth
-from member_center.records import Evidence, ImportRow, Limits, NewsletterList, Usage
+from member_center.records import Evidence, ImportRow, Limits, NewsletterList, SettingChanges, Usage
 from member_center.servicers.messages import timestamp
 from member_center.signing_keys import SigningKeys
 from member_center.tenants import Tenants
@@ -80,10 +80,18 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
             request.reply_to,
             request.envelope_sender,
             request.language,
+            _setting_changes(request.settings),
         )
         list_id = str(self._lists.create(UUID(request.tenant_id), wanted))
         _audit("list_created", tenant_id=request.tenant_id, list_id=list_id)
         return pb.CreateListResponse(list_id=list_id)
+
+    def UpdateList(self, request: pb.UpdateListRequest, context: grpc.ServicerContext) -> pb.UpdateListResponse:
+        """Changes settings of a list."""
+        changes = _setting_changes(request.settings)
+        updated = self._lists.update(UUID(request.tenant_id), UUID(request.list_id), changes)
+        _audit("list_updated", tenant_id=request.tenant_id, list_id=request.list_id, settings=asdict(changes))
+        return pb.UpdateListResponse(list=_newsletter_list(updated))
 
     def ListLists(self, request: pb.ListListsRequest, context: grpc.ServicerContext) -> pb.ListListsResponse:
         """Lists the lists of a tenant."""
@@ -169,8 +177,21 @@ def _newsletter_list(found: NewsletterList) -> pb.NewsletterList:
         envelope_sender=found.profile.envelope_sender,
         language=found.profile.language,
         created_at=timestamp(found.created_at),
+        settings=pb.ListSettings(
+            require_token=found.settings.require_token,
+            return_confirm_token=found.settings.return_confirm_token,
+            allowed_origins=pb.AllowedOrigins(origins=found.settings.allowed_origins),
+            honeypot_field=found.settings.honeypot_field,
+        ),
         **{"from": sender_of(found.profile)},
     )
+
+
+def _setting_changes(settings: pb.ListSettings) -> SettingChanges:
+    given = {field.name: value for field, value in settings.ListFields()}
+    if settings.HasField("allowed_origins"):
+        given["allowed_origins"] = tuple(settings.allowed_origins.origins)
+    return SettingChanges(**given)
 
 
 def _import_rows(rows: Sequence[pb.ImportRow]) -> list[ImportRow]:

@@ -8,7 +8,8 @@ from uuid import UUID
 
 import grpc
 
-from member_center.limits import Limiter
+from member_center.cross_origin import CrossOrigin
+from member_center.login_limits import LoginLimits
 from member_center.oauth import GRANT_TYPE, TENANT_SCOPES, OAuth
 from member_center.preferences import MemberPreferences
 from member_center.records import Answer, Status
@@ -40,22 +41,26 @@ class MemberCenterServicer(member_center_pb2_grpc.MemberCenterServicer):
         self,
         oauth: OAuth,
         keys: SigningKeys,
-        limiter: Limiter,
+        login_limits: LoginLimits,
         subscriptions: Subscriptions,
         preferences: MemberPreferences,
+        cross_origin: CrossOrigin,
         issuer: str,
     ) -> None:
         self._oauth = oauth
         self._keys = keys
-        self._limiter = limiter
+        self._login_limits = login_limits
         self._subscriptions = subscriptions
         self._preferences = preferences
+        self._cross_origin = cross_origin
         self._issuer = issuer
 
     def IssueToken(self, request: pb.IssueTokenRequest, context: grpc.ServicerContext) -> pb.IssueTokenResponse:
         """Issues an access token."""
-        self._limiter.admit_token_request(caller())
-        issued = self._oauth.issue_token(request.grant_type, request.client_id, request.client_secret, request.scope)
+        with self._login_limits.attempt(caller(), request.client_id):
+            issued = self._oauth.issue_token(
+                request.grant_type, request.client_id, request.client_secret, request.scope
+            )
         return pb.IssueTokenResponse(
             access_token=issued.token,
             token_type=TOKEN_KIND,
@@ -65,16 +70,16 @@ class MemberCenterServicer(member_center_pb2_grpc.MemberCenterServicer):
 
     def RevokeToken(self, request: pb.RevokeTokenRequest, context: grpc.ServicerContext) -> pb.RevokeTokenResponse:
         """Ends an access token."""
-        self._limiter.admit_token_request(caller())
-        self._oauth.revoke_token(request.client_id, request.client_secret, request.token)
+        with self._login_limits.attempt(caller(), request.client_id):
+            self._oauth.revoke_token(request.client_id, request.client_secret, request.token)
         return pb.RevokeTokenResponse()
 
     def IntrospectToken(
         self, request: pb.IntrospectTokenRequest, context: grpc.ServicerContext
     ) -> pb.IntrospectTokenResponse:
         """Tells what an access token says."""
-        self._limiter.admit_token_request(caller())
-        claims = self._oauth.introspect_token(request.client_id, request.client_secret, request.token)
+        with self._login_limits.attempt(caller(), request.client_id):
+            claims = self._oauth.introspect_token(request.client_id, request.client_secret, request.token)
         if claims is None:
             return pb.IntrospectTokenResponse(active=False)
         return pb.IntrospectTokenResponse(
@@ -125,7 +130,7 @@ class MemberCenterServicer(member_center_pb2_grpc.MemberCenterServicer):
             preferences = read_object("preferences", request.preferences)
         evidence = read_evidence(caller(), request.client if request.HasField("client") else None)
         token = self._subscriptions.subscribe(caller(), _person(request), preferences, evidence)
-        return pb.SubscribeResponse(status=status_number(Status.PENDING), confirm_token=token)
+        return pb.SubscribeResponse(status=status_number(Status.PENDING), confirm_token=token or "")
 
     def FollowConfirmLink(
         self, request: pb.FollowConfirmLinkRequest, context: grpc.ServicerContext
@@ -176,6 +181,11 @@ class MemberCenterServicer(member_center_pb2_grpc.MemberCenterServicer):
         return pb.UpdatePreferencesResponse(
             preferences=struct(self._preferences.update(caller(), _person(request), patch))
         )
+
+    def CheckOrigin(self, request: pb.CheckOriginRequest, context: grpc.ServicerContext) -> pb.CheckOriginResponse:
+        """Tells whether pages of an origin may call."""
+        allowed = self._cross_origin.allows(caller(), request.origin, request.list_id, request.token)
+        return pb.CheckOriginResponse(allowed=allowed)
 
 
 def _person(

@@ -1,8 +1,8 @@
 """The tables of Member Center. The revisions in migrations/ make them; a policy test keeps both equal.
 
 tenant_id leads every key. What belongs to the installation (internal clients, keys, limits) belongs to the operator, a
-tenant with the nil UUID, so that it is fenced like everything else. The two directories are read by tenant_of_list()
-and tenant_of_client() only.
+tenant with the nil UUID, so that it is fenced like everything else. The three directories are read by tenant_of_list(),
+tenant_of_client() and is_allowed_origin() only.
 """
 
 import sqlalchemy as sa
@@ -41,6 +41,10 @@ lists = sa.Table(
     sa.Column("subscribes_per_address_per_hour", sa.Integer),
     sa.Column("subscribes_per_list_per_minute", sa.Integer),
     sa.Column("created_at", _time, nullable=False, server_default=_now),
+    sa.Column("require_token", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("return_confirm_token", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("allowed_origins", ARRAY(sa.Text), nullable=False, server_default="{}"),
+    sa.Column("honeypot_field", sa.Text, nullable=False, server_default=""),
 )
 
 clients = sa.Table(
@@ -69,6 +73,14 @@ client_directory = sa.Table(
     metadata,
     sa.Column("id", sa.Uuid, primary_key=True),
     sa.Column("tenant_id", sa.Uuid, nullable=False),
+)
+
+origin_directory = sa.Table(
+    "origin_directory",
+    metadata,
+    sa.Column("origin", sa.Text, primary_key=True),
+    sa.Column("list_id", sa.Uuid, primary_key=True),
+    sa.Index("origin_directory_list", "list_id"),
 )
 
 signing_keys = sa.Table(
@@ -100,6 +112,8 @@ limits = sa.Table(
     sa.Column("confirmation_mails_per_address_per_day", sa.Integer),
     sa.Column("anonymous_calls_per_ip_per_minute", sa.Integer),
     sa.Column("calls_per_client_per_minute", sa.Integer),
+    sa.Column("failed_logins_per_client_and_ip_per_minute", sa.Integer),
+    sa.Column("failed_logins_per_ip_per_minute", sa.Integer),
 )
 
 revocations = sa.Table(

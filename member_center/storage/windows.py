@@ -31,18 +31,33 @@ class _Script:
 # All or nothing: a call that one window refuses is counted in none. A window begins with its first call.
 _ADMIT = _Script("""
 for i, key in ipairs(KEYS) do
-    local limit, seconds = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
+    local limit, seconds = tonumber(ARGV[3 * i - 2]), tonumber(ARGV[3 * i - 1])
     if tonumber(redis.call('GET', key) or '0') >= limit then
         local left = redis.call('PTTL', key)
         return {i, left > 0 and left or seconds * 1000}
     end
 end
 for i, key in ipairs(KEYS) do
-    if redis.call('INCR', key) == 1 then
-        redis.call('EXPIRE', key, ARGV[2 * i])
+    if ARGV[3 * i] == '1' and redis.call('INCR', key) == 1 then
+        redis.call('EXPIRE', key, ARGV[3 * i - 1])
     end
 end
 return {0, 0}
+""")
+
+# What has happened is counted, whatever is full; told is the first window that was full before.
+_ADD = _Script("""
+local full = {0, 0}
+for i, key in ipairs(KEYS) do
+    local count = redis.call('INCR', key)
+    if count == 1 then
+        redis.call('EXPIRE', key, ARGV[3 * i - 1])
+    end
+    if full[1] == 0 and count > tonumber(ARGV[3 * i - 2]) then
+        full = {i, redis.call('PTTL', key)}
+    end
+end
+return full
 """)
 
 # A mail that was counted before is counted once, so that a repeated lease costs nobody another mail.
@@ -68,12 +83,16 @@ return allowed
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A count that must stay within a limit for so many seconds. The name is that of the limit."""
+    """A count that must stay within a limit for so many seconds. The name is that of the limit.
+
+    One that is not counted is only looked at when a call is admitted.
+    """
 
     name: str
     key: bytes
     limit: int
     seconds: int
+    is_counted: bool = True
 
 
 class Counters:
@@ -90,12 +109,11 @@ class Counters:
 
     def admit(self, windows: Sequence[Window]) -> tuple[Window, float] | None:
         """Counts a call in all windows; or in none, and returns the full one and the seconds until it ends."""
-        full, milliseconds = self._evaluate(
-            _ADMIT,
-            [_PREFIX + window.key for window in windows],
-            [number for window in windows for number in (window.limit, window.seconds)],
-        )
-        return (windows[full - 1], milliseconds / 1000) if full else None
+        return self._count(_ADMIT, windows)
+
+    def add(self, windows: Sequence[Window]) -> tuple[Window, float] | None:
+        """Counts what has happened in all windows; returns one that was full before and the seconds until it ends."""
+        return self._count(_ADD, windows)
 
     def count_mails(self, mails: Sequence[tuple[bytes, bytes]], limit: int) -> list[bool]:
         """Counts mails, each with the key of its address and its own id, and tells which are within a day's limit."""
@@ -116,6 +134,14 @@ class Counters:
     def close(self) -> None:
         """Closes every connection."""
         self._store.close()
+
+    def _count(self, script: _Script, windows: Sequence[Window]) -> tuple[Window, float] | None:
+        full, milliseconds = self._evaluate(
+            script,
+            [_PREFIX + window.key for window in windows],
+            [number for window in windows for number in (window.limit, window.seconds, int(window.is_counted))],
+        )
+        return (windows[full - 1], milliseconds / 1000) if full else None
 
     def _evaluate(self, script: _Script, keys: Sequence[bytes], arguments: Sequence[bytes | int]) -> Any:
         """Runs a script over a connection itself: what the client does around a command costs more than the command."""

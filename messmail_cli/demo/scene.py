@@ -33,11 +33,9 @@ def set_scene(installation: Installation) -> Scene:
     run = secrets.token_hex(3)
     address_end = f".{run}@mail.example"
     tenant_id = admin.CreateTenant(admin_pb2.CreateTenantRequest(name=f"Demo Magazine {run}")).tenant_id
-    list_id = admin.CreateList(
-        admin_pb2.CreateListRequest(
-            tenant_id=tenant_id, name="Demo Weekly", language="en", **{"from": "Demo Magazine <news@magazine.example>"}
-        )
-    ).list_id
+    newsletter = admin_pb2.CreateListRequest(tenant_id=tenant_id, name="Demo Weekly", language="en")
+    setattr(newsletter, "from", "Demo Magazine <news@magazine.example>")
+    list_id = admin.CreateList(newsletter).list_id
     client = admin.CreateClient(
         admin_pb2.CreateClientRequest(
             tenant_id=tenant_id,

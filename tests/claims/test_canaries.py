@@ -65,9 +65,8 @@ class World:
         canary = f"canary{uuid.uuid4().hex[:12]}"
         admin = self.stack.operator.member_center_admin
         tenant_id = admin.CreateTenant(admin_pb2.CreateTenantRequest(name=canary)).tenant_id
-        request = admin_pb2.CreateListRequest(
-            tenant_id=tenant_id, name=f"List {canary}", language="en", **{"from": f"{canary} <news@acme.example>"}
-        )
+        request = admin_pb2.CreateListRequest(tenant_id=tenant_id, name=f"List {canary}", language="en")
+        setattr(request, "from", f"{canary} <news@acme.example>")
         list_id = admin.CreateList(request).list_id
         client = self.stack.make_client(tenant_id, "newsletter:send.write", "newsletter:send.read")
         return Tenant(canary, Newsletter(tenant_id, list_id, client), "")

@@ -40,6 +40,38 @@ def test_a_tenant_site_is_set_up_with_three_commands(stack: Stack) -> None:
     assert (job.status, job.answer["tenant_id"]) == (201, tenant)
 
 
+def test_an_operator_changes_what_a_list_asks_of_its_callers(stack: Stack) -> None:
+    tenant = stack.make_tenant()
+    made = stack.messmail(
+        *("lists", "create", "--tenant", tenant, "--name", "Weekly", "--from", "Acme <news@acme.example>"),
+        *(
+            "--no-return-confirm-token",
+            "--allow-origin",
+            "https://shop.example",
+            "--allow-origin",
+            "http://localhost:3000",
+        ),
+    )["list_id"]
+    origins = {"origins": ["https://shop.example", "http://localhost:3000"]}
+    as_made = {"require_token": False, "return_confirm_token": False, "allowed_origins": origins, "honeypot_field": ""}
+    [shown] = stack.messmail("lists", "list", "--tenant", tenant)["lists"]
+    assert shown["settings"] == as_made
+    update = ("lists", "update", "--tenant", tenant, made)
+    changed = stack.messmail(*update, "--require-token", "--honeypot-field", "website")["list"]
+    assert changed["settings"] == {**as_made, "require_token": True, "honeypot_field": "website"}
+    said = stack.run_command(*update, "--no-require-token", "--return-confirm-token", "--no-origins")
+    assert said.stdout.splitlines() == [
+        "require_token: no",
+        "return_confirm_token: yes",
+        "allowed_origins: none",
+        "honeypot_field: website",
+    ]
+    assert stack.messmail(*update, "--honeypot-field", "")["list"]["settings"]["honeypot_field"] == ""
+    wrong = stack.run_command(*update, "--allow-origin", "https://shop.example/")
+    assert wrong.returncode != 0 and "settings.allowed_origins.origins[0]" in wrong.stderr
+    assert stack.run_command(*update, "--no-origins", "--allow-origin", "https://shop.example").returncode == 2
+
+
 def test_an_operator_steers_a_job_and_exports_what_became_of_each_mail(stack: Stack, tmp_path: Path) -> None:
     newsletter = stack.make_newsletter()
     readers = [unique_address(f"reader{number}") for number in range(3)]

@@ -9,6 +9,8 @@ from google.api import annotations_pb2
 from google.protobuf.descriptor import MethodDescriptor
 from google.rpc import code_pb2
 
+from member_center.lists import MEMBERS_SCOPE
+from member_center.oauth import INTERNAL_SCOPES, TENANT_SCOPES
 from messmail.errors.v1 import errors_pb2
 from messmail.member_center.v1 import member_center_admin_pb2, member_center_feed_pb2, member_center_pb2
 from messmail.options.v1 import options_pb2
@@ -50,6 +52,17 @@ def test_what_an_internal_caller_may_do_for_a_tenant_names_the_tenant(method: Me
     assert access is not None
     if access.tenant_scope and access.internal_scope:
         assert "tenant_id" in method.input_type.fields_by_name
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_every_scope_is_one_that_a_client_can_have(method: MethodDescriptor) -> None:
+    access = access_of(method)
+    assert access is not None
+    assert {access.tenant_scope, access.list_scope} - {""} <= set(TENANT_SCOPES)
+    assert {access.internal_scope} - {""} <= set(INTERNAL_SCOPES)
+    if access.list_scope:
+        assert access.list_scope == MEMBERS_SCOPE
+        assert access.public and "list_id" in method.input_type.fields_by_name
 
 
 @pytest.mark.parametrize("value", REASONS, ids=lambda value: value.name)

@@ -21,7 +21,7 @@ from tests.member_center_fixtures import member_center as member_center
 
 # Not of any tenant: the clock that tests move, the number of the revision, and what tells the tenant of an id.
 WITHOUT_TENANT = {"messmail_clock", "alembic_version"}
-DIRECTORIES = {"list_directory", "client_directory"}
+DIRECTORIES = {"list_directory", "client_directory", "origin_directory"}
 # What the dispatch role may do, and nothing on people.
 DISPATCH = {("tenants", "SELECT"), ("confirmation_mails", "SELECT"), ("confirmation_mails", "UPDATE")}
 DISPATCH_COLUMNS = {
@@ -168,6 +168,7 @@ def test_the_app_role_is_neither_owner_nor_above_the_fences(app: psycopg.Connect
         "UPDATE messmail_clock SET ahead = '1 day'",
         "SELECT * FROM list_directory",
         "SELECT * FROM client_directory",
+        "SELECT * FROM origin_directory",
         "UPDATE consent_log SET evidence = ''",
         "DELETE FROM consent_log",
         "DELETE FROM subscriptions",

@@ -214,15 +214,13 @@ class HttpAnswer:
         return json.loads(self.body)
 
 
-@dataclass(frozen=True, slots=True)
-class GatewayUnderTest:
-    """A gateway that runs, and what the services behind it have seen."""
+@dataclass(frozen=True)
+class GatewayProcess:
+    """A gateway that runs."""
 
     process: subprocess.Popen[bytes]
     host: str
     port: int
-    seen: Seen
-    services: tuple[RunningServer, ...]
 
     def call(self, method: str, target: str, body: bytes | None = None, /, **headers: str) -> HttpAnswer:
         """Makes one request; underscores in header names stand for hyphens."""
@@ -241,6 +239,14 @@ class GatewayUnderTest:
 
     def post_form(self, target: str, body: bytes, /, **headers: str) -> HttpAnswer:
         return self.call("POST", target, body, Content_Type="application/x-www-form-urlencoded", **headers)
+
+
+@dataclass(frozen=True)
+class GatewayUnderTest(GatewayProcess):
+    """A gateway that runs, and what the services behind it have seen."""
+
+    seen: Seen
+    services: tuple[RunningServer, ...]
 
 
 def serve_services(seen: Seen) -> tuple[RunningServer, RunningServer]:
@@ -276,15 +282,28 @@ def running_gateway(log: Path, **settings: str) -> Iterator[GatewayUnderTest]:
     """Runs a gateway in front of the two services; its log goes into a file."""
     seen = Seen()
     services = serve_services(seen)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "generated")]),
-        "GATEWAY_LISTEN": "127.0.0.1:0",
+    behind = {
         "MEMBER_CENTER_ADDRESS": services[0].address,
         "SEND_ENGINE_ADDRESS": services[1].address,
         "GATEWAY_CLIENT_ID": GATEWAY_CLIENT,
         "GATEWAY_CLIENT_SECRET": GATEWAY_SECRET,
         "PUBLIC_BASE_URL": ISSUER,
+    }
+    try:
+        with gateway_process(log, **behind | settings) as started:
+            yield GatewayUnderTest(started.process, started.host, started.port, seen, services)
+    finally:
+        for service in services:
+            service.stop(0)
+
+
+@contextmanager
+def gateway_process(log: Path, **settings: str) -> Iterator[GatewayProcess]:
+    """Runs a gateway with these settings; its log goes into a file."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "generated")]),
+        "GATEWAY_LISTEN": "127.0.0.1:0",
         **settings,
     }
     with log.open("wb") as stream:
@@ -293,12 +312,10 @@ def running_gateway(log: Path, **settings: str) -> Iterator[GatewayUnderTest]:
         )
     try:
         host, _, port = ready_address(process, log).rpartition(":")
-        yield GatewayUnderTest(process, host, int(port), seen, services)
+        yield GatewayProcess(process, host, int(port))
     finally:
         process.terminate()
         process.wait(30)
-        for service in services:
-            service.stop(0)
 
 
 def ready_address(process: subprocess.Popen[bytes], log: Path) -> str:

@@ -325,6 +325,20 @@ def test_answers_cost_the_same_commits_whatever_is_known_of_the_address(member_c
         assert set(costs.values()) == {1}, (name, costs)
 
 
+@pytest.mark.claim("T9", "a filled honeypot costs the commits of success", run=2)
+def test_a_filled_honeypot_costs_the_same_commits_as_an_empty_one(member_center: MemberCenter) -> None:
+    newsletter = member_center.make_newsletter(honeypot_field="website")
+    costs = {}
+    for website in ("", "filled"):
+        counts = []
+        for _ in range(3):
+            with counted_commits() as commits:
+                member_center.subscribe(newsletter.list_id, unique_address(), preferences=struct(website=website))
+            counts.append(len(commits))
+        costs[website] = min(counts)
+    assert set(costs.values()) == {1}, costs
+
+
 def test_an_unknown_list_is_not_found_by_anybody(member_center: MemberCenter) -> None:
     email = unique_address()
     assert reason_of(lambda: member_center.subscribe(UNKNOWN, email)) == "LIST_NOT_FOUND"

@@ -216,6 +216,7 @@ class NewsletterList(_message.Message):
     ENVELOPE_SENDER_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
     list_id: _builtins.str
     """The list's id, a UUID."""
     name: _builtins.str
@@ -230,6 +231,10 @@ class NewsletterList(_message.Message):
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When the list was made."""
 
+    @_builtins.property
+    def settings(self) -> Global___ListSettings:
+        """What the list asks of those who call for it, each with the value in force."""
+
     def __init__(
         self,
         *,
@@ -239,14 +244,92 @@ class NewsletterList(_message.Message):
         envelope_sender: _builtins.str = ...,
         language: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        settings: Global___ListSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "envelope_sender", b"envelope_sender", "from", b"from", "language", b"language", "list_id", b"list_id", "name", b"name", "reply_to", b"reply_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "envelope_sender", b"envelope_sender", "from", b"from", "language", b"language", "list_id", b"list_id", "name", b"name", "reply_to", b"reply_to", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NewsletterList: _TypeAlias = NewsletterList  # noqa: Y015
+
+@_typing.final
+class ListSettings(_message.Message):
+    """What a list asks of those who call for it. Where nothing is set, the published contract holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUIRE_TOKEN_FIELD_NUMBER: _builtins.int
+    RETURN_CONFIRM_TOKEN_FIELD_NUMBER: _builtins.int
+    ALLOWED_ORIGINS_FIELD_NUMBER: _builtins.int
+    HONEYPOT_FIELD_FIELD_NUMBER: _builtins.int
+    require_token: _builtins.bool
+    """Whether calls that name the list need an access token of its tenant with the scope newsletter:members.write, or one of
+    an internal client. Calls with the token of a link work without. false unless set.
+    """
+    return_confirm_token: _builtins.bool
+    """Whether the answer of Subscribe carries a confirm_token. Without it only the mailed link confirms. true unless set."""
+    honeypot_field: _builtins.str
+    """The name of a field that a form hides from people: who fills it in is a program. It is sent as a member of the
+    preferences of Subscribe, and never stored. Letters, digits, "_" and "-", at most 64. Empty, and unless set: none.
+    """
+    @_builtins.property
+    def allowed_origins(self) -> Global___AllowedOrigins:
+        """Whose pages may call and read the answers (CORS). None unless set."""
+
+    def __init__(
+        self,
+        *,
+        require_token: _builtins.bool | None = ...,
+        return_confirm_token: _builtins.bool | None = ...,
+        allowed_origins: Global___AllowedOrigins | None = ...,
+        honeypot_field: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_honeypot_field", b"_honeypot_field", "_require_token", b"_require_token", "_return_confirm_token", b"_return_confirm_token", "allowed_origins", b"allowed_origins", "honeypot_field", b"honeypot_field", "require_token", b"require_token", "return_confirm_token", b"return_confirm_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_honeypot_field", b"_honeypot_field", "_require_token", b"_require_token", "_return_confirm_token", b"_return_confirm_token", "allowed_origins", b"allowed_origins", "honeypot_field", b"honeypot_field", "require_token", b"require_token", "return_confirm_token", b"return_confirm_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__honeypot_field: _TypeAlias = _typing.Literal["honeypot_field"]  # noqa: Y015
+    _WhichOneofArgType__honeypot_field: _TypeAlias = _typing.Literal["_honeypot_field", b"_honeypot_field"]  # noqa: Y015
+    _WhichOneofReturnType__require_token: _TypeAlias = _typing.Literal["require_token"]  # noqa: Y015
+    _WhichOneofArgType__require_token: _TypeAlias = _typing.Literal["_require_token", b"_require_token"]  # noqa: Y015
+    _WhichOneofReturnType__return_confirm_token: _TypeAlias = _typing.Literal["return_confirm_token"]  # noqa: Y015
+    _WhichOneofArgType__return_confirm_token: _TypeAlias = _typing.Literal["_return_confirm_token", b"_return_confirm_token"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__honeypot_field) -> _WhichOneofReturnType__honeypot_field | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__require_token) -> _WhichOneofReturnType__require_token | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__return_confirm_token) -> _WhichOneofReturnType__return_confirm_token | None: ...
+
+Global___ListSettings: _TypeAlias = ListSettings  # noqa: Y015
+
+@_typing.final
+class AllowedOrigins(_message.Message):
+    """The origins whose pages may call. A message of its own, so that "none" differs from "left out"."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORIGINS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def origins(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The origins as browsers name them (RFC 6454): scheme, host and, unless it is the scheme's own, port. For example
+        "https://shop.example". At most 20.
+        """
+
+    def __init__(
+        self,
+        *,
+        origins: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["origins", b"origins"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AllowedOrigins: _TypeAlias = AllowedOrigins  # noqa: Y015
 
 @_typing.final
 class CreateListRequest(_message.Message):
@@ -260,6 +343,7 @@ class CreateListRequest(_message.Message):
     REPLY_TO_FIELD_NUMBER: _builtins.int
     ENVELOPE_SENDER_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """The tenant, a UUID."""
     name: _builtins.str
@@ -270,6 +354,10 @@ class CreateListRequest(_message.Message):
     """The envelope sender, which bounces go to. Empty: the From address."""
     language: _builtins.str
     """The language of mails and pages for people who chose none: "zh-TW" or "en". Empty: "zh-TW"."""
+    @_builtins.property
+    def settings(self) -> Global___ListSettings:
+        """What the list asks of those who call for it."""
+
     def __init__(
         self,
         *,
@@ -278,10 +366,11 @@ class CreateListRequest(_message.Message):
         reply_to: _builtins.str = ...,
         envelope_sender: _builtins.str = ...,
         language: _builtins.str = ...,
+        settings: Global___ListSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope_sender", b"envelope_sender", "from", b"from", "language", b"language", "name", b"name", "reply_to", b"reply_to", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope_sender", b"envelope_sender", "from", b"from", "language", b"language", "name", b"name", "reply_to", b"reply_to", "settings", b"settings", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -308,6 +397,62 @@ class CreateListResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateListResponse: _TypeAlias = CreateListResponse  # noqa: Y015
+
+@_typing.final
+class UpdateListRequest(_message.Message):
+    """Changes settings of a list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    LIST_ID_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """The tenant, a UUID."""
+    list_id: _builtins.str
+    """The list, a UUID."""
+    @_builtins.property
+    def settings(self) -> Global___ListSettings:
+        """The settings to change."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        list_id: _builtins.str = ...,
+        settings: Global___ListSettings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["list_id", b"list_id", "settings", b"settings", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateListRequest: _TypeAlias = UpdateListRequest  # noqa: Y015
+
+@_typing.final
+class UpdateListResponse(_message.Message):
+    """Carries the list as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def list(self) -> Global___NewsletterList:
+        """The list."""
+
+    def __init__(
+        self,
+        *,
+        list: Global___NewsletterList | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["list", b"list"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["list", b"list"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateListResponse: _TypeAlias = UpdateListResponse  # noqa: Y015
 
 @_typing.final
 class ListListsRequest(_message.Message):
@@ -708,6 +853,8 @@ class Limits(_message.Message):
     CONFIRMATION_MAILS_PER_ADDRESS_PER_DAY_FIELD_NUMBER: _builtins.int
     ANONYMOUS_CALLS_PER_IP_PER_MINUTE_FIELD_NUMBER: _builtins.int
     CALLS_PER_CLIENT_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    FAILED_LOGINS_PER_CLIENT_AND_IP_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    FAILED_LOGINS_PER_IP_PER_MINUTE_FIELD_NUMBER: _builtins.int
     subscribes_per_address_per_hour: _builtins.int
     """Subscribe calls for one address on one list, in an hour. 5 unless set."""
     subscribes_per_list_per_minute: _builtins.int
@@ -719,7 +866,17 @@ class Limits(_message.Message):
     anonymous_calls_per_ip_per_minute: _builtins.int
     """Calls of one IP address without a token, in a minute. 600 unless set. Of the whole installation only."""
     calls_per_client_per_minute: _builtins.int
-    """Calls of one OAuth client with a token, in a minute. 6,000 unless set. Of the whole installation only."""
+    """Calls of one OAuth client with a token, in a minute; and, counted apart, those from one IP address in which it
+    authenticates with its secret. 6,000 unless set. Of the whole installation only.
+    """
+    failed_logins_per_client_and_ip_per_minute: _builtins.int
+    """Failed authentications of one OAuth client from one IP address, in a minute. 10 unless set. Above it that client's
+    secret is not looked at there, so its own would be refused too. Of the whole installation only.
+    """
+    failed_logins_per_ip_per_minute: _builtins.int
+    """Failed authentications of whatever OAuth client from one IP address, in a minute. 100 unless set. Above it a wrong
+    secret is answered RATE_LIMITED; a right one still works. Of the whole installation only.
+    """
     def __init__(
         self,
         *,
@@ -728,10 +885,12 @@ class Limits(_message.Message):
         confirmation_mails_per_address_per_day: _builtins.int | None = ...,
         anonymous_calls_per_ip_per_minute: _builtins.int | None = ...,
         calls_per_client_per_minute: _builtins.int | None = ...,
+        failed_logins_per_client_and_ip_per_minute: _builtins.int | None = ...,
+        failed_logins_per_ip_per_minute: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_anonymous_calls_per_ip_per_minute", b"_anonymous_calls_per_ip_per_minute", "_calls_per_client_per_minute", b"_calls_per_client_per_minute", "_confirmation_mails_per_address_per_day", b"_confirmation_mails_per_address_per_day", "_subscribes_per_address_per_hour", b"_subscribes_per_address_per_hour", "_subscribes_per_list_per_minute", b"_subscribes_per_list_per_minute", "anonymous_calls_per_ip_per_minute", b"anonymous_calls_per_ip_per_minute", "calls_per_client_per_minute", b"calls_per_client_per_minute", "confirmation_mails_per_address_per_day", b"confirmation_mails_per_address_per_day", "subscribes_per_address_per_hour", b"subscribes_per_address_per_hour", "subscribes_per_list_per_minute", b"subscribes_per_list_per_minute"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_anonymous_calls_per_ip_per_minute", b"_anonymous_calls_per_ip_per_minute", "_calls_per_client_per_minute", b"_calls_per_client_per_minute", "_confirmation_mails_per_address_per_day", b"_confirmation_mails_per_address_per_day", "_failed_logins_per_client_and_ip_per_minute", b"_failed_logins_per_client_and_ip_per_minute", "_failed_logins_per_ip_per_minute", b"_failed_logins_per_ip_per_minute", "_subscribes_per_address_per_hour", b"_subscribes_per_address_per_hour", "_subscribes_per_list_per_minute", b"_subscribes_per_list_per_minute", "anonymous_calls_per_ip_per_minute", b"anonymous_calls_per_ip_per_minute", "calls_per_client_per_minute", b"calls_per_client_per_minute", "confirmation_mails_per_address_per_day", b"confirmation_mails_per_address_per_day", "failed_logins_per_client_and_ip_per_minute", b"failed_logins_per_client_and_ip_per_minute", "failed_logins_per_ip_per_minute", b"failed_logins_per_ip_per_minute", "subscribes_per_address_per_hour", b"subscribes_per_address_per_hour", "subscribes_per_list_per_minute", b"subscribes_per_list_per_minute"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anonymous_calls_per_ip_per_minute", b"_anonymous_calls_per_ip_per_minute", "_calls_per_client_per_minute", b"_calls_per_client_per_minute", "_confirmation_mails_per_address_per_day", b"_confirmation_mails_per_address_per_day", "_subscribes_per_address_per_hour", b"_subscribes_per_address_per_hour", "_subscribes_per_list_per_minute", b"_subscribes_per_list_per_minute", "anonymous_calls_per_ip_per_minute", b"anonymous_calls_per_ip_per_minute", "calls_per_client_per_minute", b"calls_per_client_per_minute", "confirmation_mails_per_address_per_day", b"confirmation_mails_per_address_per_day", "subscribes_per_address_per_hour", b"subscribes_per_address_per_hour", "subscribes_per_list_per_minute", b"subscribes_per_list_per_minute"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anonymous_calls_per_ip_per_minute", b"_anonymous_calls_per_ip_per_minute", "_calls_per_client_per_minute", b"_calls_per_client_per_minute", "_confirmation_mails_per_address_per_day", b"_confirmation_mails_per_address_per_day", "_failed_logins_per_client_and_ip_per_minute", b"_failed_logins_per_client_and_ip_per_minute", "_failed_logins_per_ip_per_minute", b"_failed_logins_per_ip_per_minute", "_subscribes_per_address_per_hour", b"_subscribes_per_address_per_hour", "_subscribes_per_list_per_minute", b"_subscribes_per_list_per_minute", "anonymous_calls_per_ip_per_minute", b"anonymous_calls_per_ip_per_minute", "calls_per_client_per_minute", b"calls_per_client_per_minute", "confirmation_mails_per_address_per_day", b"confirmation_mails_per_address_per_day", "failed_logins_per_client_and_ip_per_minute", b"failed_logins_per_client_and_ip_per_minute", "failed_logins_per_ip_per_minute", b"failed_logins_per_ip_per_minute", "subscribes_per_address_per_hour", b"subscribes_per_address_per_hour", "subscribes_per_list_per_minute", b"subscribes_per_list_per_minute"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__anonymous_calls_per_ip_per_minute: _TypeAlias = _typing.Literal["anonymous_calls_per_ip_per_minute"]  # noqa: Y015
     _WhichOneofArgType__anonymous_calls_per_ip_per_minute: _TypeAlias = _typing.Literal["_anonymous_calls_per_ip_per_minute", b"_anonymous_calls_per_ip_per_minute"]  # noqa: Y015
@@ -739,6 +898,10 @@ class Limits(_message.Message):
     _WhichOneofArgType__calls_per_client_per_minute: _TypeAlias = _typing.Literal["_calls_per_client_per_minute", b"_calls_per_client_per_minute"]  # noqa: Y015
     _WhichOneofReturnType__confirmation_mails_per_address_per_day: _TypeAlias = _typing.Literal["confirmation_mails_per_address_per_day"]  # noqa: Y015
     _WhichOneofArgType__confirmation_mails_per_address_per_day: _TypeAlias = _typing.Literal["_confirmation_mails_per_address_per_day", b"_confirmation_mails_per_address_per_day"]  # noqa: Y015
+    _WhichOneofReturnType__failed_logins_per_client_and_ip_per_minute: _TypeAlias = _typing.Literal["failed_logins_per_client_and_ip_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__failed_logins_per_client_and_ip_per_minute: _TypeAlias = _typing.Literal["_failed_logins_per_client_and_ip_per_minute", b"_failed_logins_per_client_and_ip_per_minute"]  # noqa: Y015
+    _WhichOneofReturnType__failed_logins_per_ip_per_minute: _TypeAlias = _typing.Literal["failed_logins_per_ip_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__failed_logins_per_ip_per_minute: _TypeAlias = _typing.Literal["_failed_logins_per_ip_per_minute", b"_failed_logins_per_ip_per_minute"]  # noqa: Y015
     _WhichOneofReturnType__subscribes_per_address_per_hour: _TypeAlias = _typing.Literal["subscribes_per_address_per_hour"]  # noqa: Y015
     _WhichOneofArgType__subscribes_per_address_per_hour: _TypeAlias = _typing.Literal["_subscribes_per_address_per_hour", b"_subscribes_per_address_per_hour"]  # noqa: Y015
     _WhichOneofReturnType__subscribes_per_list_per_minute: _TypeAlias = _typing.Literal["subscribes_per_list_per_minute"]  # noqa: Y015
@@ -749,6 +912,10 @@ class Limits(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__calls_per_client_per_minute) -> _WhichOneofReturnType__calls_per_client_per_minute | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__confirmation_mails_per_address_per_day) -> _WhichOneofReturnType__confirmation_mails_per_address_per_day | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__failed_logins_per_client_and_ip_per_minute) -> _WhichOneofReturnType__failed_logins_per_client_and_ip_per_minute | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__failed_logins_per_ip_per_minute) -> _WhichOneofReturnType__failed_logins_per_ip_per_minute | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__subscribes_per_address_per_hour) -> _WhichOneofReturnType__subscribes_per_address_per_hour | None: ...
     @_typing.overload

@@ -50,6 +50,11 @@ class MemberCenterAdminStub:
                 request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.CreateListRequest.SerializeToString,
                 response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.CreateListResponse.FromString,
                 _registered_method=True)
+        self.UpdateList = channel.unary_unary(
+                '/messmail.member_center.v1.MemberCenterAdmin/UpdateList',
+                request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.UpdateListRequest.SerializeToString,
+                response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.UpdateListResponse.FromString,
+                _registered_method=True)
         self.ListLists = channel.unary_unary(
                 '/messmail.member_center.v1.MemberCenterAdmin/ListLists',
                 request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.ListListsRequest.SerializeToString,
@@ -107,6 +112,14 @@ class MemberCenterAdminServicer:
 
     def CreateList(self, request, context):
         """Makes a list of a tenant. Answers TENANT_NOT_FOUND where that is so. Not idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateList(self, request, context):
+        """Changes settings of a list. A setting that is left out keeps its value. Answers LIST_NOT_FOUND where that is so. In
+        force everywhere within five seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,6 +198,11 @@ def add_MemberCenterAdminServicer_to_server(servicer, server):
                     servicer.CreateList,
                     request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.CreateListRequest.FromString,
                     response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.CreateListResponse.SerializeToString,
+            ),
+            'UpdateList': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateList,
+                    request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.UpdateListRequest.FromString,
+                    response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.UpdateListResponse.SerializeToString,
             ),
             'ListLists': grpc.unary_unary_rpc_method_handler(
                     servicer.ListLists,
@@ -304,6 +322,33 @@ class MemberCenterAdmin:
             '/messmail.member_center.v1.MemberCenterAdmin/CreateList',
             messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.CreateListRequest.SerializeToString,
             messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.CreateListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateList(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.member_center.v1.MemberCenterAdmin/UpdateList',
+            messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.UpdateListRequest.SerializeToString,
+            messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.UpdateListResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,10 @@ class MemberCenterAdminStub:
     """Lists the tenants, oldest first."""
     CreateList: _grpc.UnaryUnaryMultiCallable[_member_center_admin_pb2.CreateListRequest, _member_center_admin_pb2.CreateListResponse]
     """Makes a list of a tenant. Answers TENANT_NOT_FOUND where that is so. Not idempotent."""
+    UpdateList: _grpc.UnaryUnaryMultiCallable[_member_center_admin_pb2.UpdateListRequest, _member_center_admin_pb2.UpdateListResponse]
+    """Changes settings of a list. A setting that is left out keeps its value. Answers LIST_NOT_FOUND where that is so. In
+    force everywhere within five seconds.
+    """
     ListLists: _grpc.UnaryUnaryMultiCallable[_member_center_admin_pb2.ListListsRequest, _member_center_admin_pb2.ListListsResponse]
     """Lists the lists of a tenant, oldest first. Answers TENANT_NOT_FOUND where that is so."""
     CreateClient: _grpc.UnaryUnaryMultiCallable[_member_center_admin_pb2.CreateClientRequest, _member_center_admin_pb2.CreateClientResponse]
@@ -77,6 +81,10 @@ class MemberCenterAdminAsyncStub(MemberCenterAdminStub):
     """Lists the tenants, oldest first."""
     CreateList: _aio.UnaryUnaryMultiCallable[_member_center_admin_pb2.CreateListRequest, _member_center_admin_pb2.CreateListResponse]  # type: ignore[assignment]
     """Makes a list of a tenant. Answers TENANT_NOT_FOUND where that is so. Not idempotent."""
+    UpdateList: _aio.UnaryUnaryMultiCallable[_member_center_admin_pb2.UpdateListRequest, _member_center_admin_pb2.UpdateListResponse]  # type: ignore[assignment]
+    """Changes settings of a list. A setting that is left out keeps its value. Answers LIST_NOT_FOUND where that is so. In
+    force everywhere within five seconds.
+    """
     ListLists: _aio.UnaryUnaryMultiCallable[_member_center_admin_pb2.ListListsRequest, _member_center_admin_pb2.ListListsResponse]  # type: ignore[assignment]
     """Lists the lists of a tenant, oldest first. Answers TENANT_NOT_FOUND where that is so."""
     CreateClient: _aio.UnaryUnaryMultiCallable[_member_center_admin_pb2.CreateClientRequest, _member_center_admin_pb2.CreateClientResponse]  # type: ignore[assignment]
@@ -130,6 +138,16 @@ class MemberCenterAdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_member_center_admin_pb2.CreateListResponse, _abc.Awaitable[_member_center_admin_pb2.CreateListResponse]]:
         """Makes a list of a tenant. Answers TENANT_NOT_FOUND where that is so. Not idempotent."""
+
+    @_abc_1.abstractmethod
+    def UpdateList(
+        self,
+        request: _member_center_admin_pb2.UpdateListRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_member_center_admin_pb2.UpdateListResponse, _abc.Awaitable[_member_center_admin_pb2.UpdateListResponse]]:
+        """Changes settings of a list. A setting that is left out keeps its value. Answers LIST_NOT_FOUND where that is so. In
+        force everywhere within five seconds.
+        """
 
     @_abc_1.abstractmethod
     def ListLists(

@@ -558,6 +558,8 @@ class SubscribeRequest(_message.Message):
     def preferences(self) -> _struct_pb2.Struct:
         """What the person prefers: a JSON object of at most 4,096 bytes and 4 levels. "lang" ("zh-TW" or "en") chooses the
         language of mails and pages. It takes effect when the person confirms, and never for somebody already confirmed.
+        Where the list has a honeypot field, the member of that name is not a preference: unless it is left out, null, false
+        or empty, the call answers as ever and does nothing.
         """
 
     @_builtins.property
@@ -593,7 +595,7 @@ class SubscribeResponse(_message.Message):
     """Always pending: whether the address was known is not told."""
     confirm_token: _builtins.str
     """A token for FollowConfirmLink and ConfirmSubscription, for sites that have proven the address themselves. It lives for
-    seven days. Treat it as a secret.
+    seven days. Treat it as a secret. Empty, and over REST left out, for a list that returns none.
     """
     def __init__(
         self,
@@ -1018,3 +1020,55 @@ class UpdatePreferencesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdatePreferencesResponse: _TypeAlias = UpdatePreferencesResponse  # noqa: Y015
+
+@_typing.final
+class CheckOriginRequest(_message.Message):
+    """Asks about an origin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    LIST_ID_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    origin: _builtins.str
+    """The origin, as the browser names it (RFC 6454), for example "https://shop.example"."""
+    list_id: _builtins.str
+    """The list that the call names, a UUID. Empty: it names none."""
+    token: _builtins.str
+    """The token of the link that the call uses. Empty: it uses none."""
+    def __init__(
+        self,
+        *,
+        origin: _builtins.str = ...,
+        list_id: _builtins.str = ...,
+        token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["list_id", b"list_id", "origin", b"origin", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckOriginRequest: _TypeAlias = CheckOriginRequest  # noqa: Y015
+
+@_typing.final
+class CheckOriginResponse(_message.Message):
+    """Tells whether pages of the origin may call and read the answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    allowed: _builtins.bool
+    """Whether they may."""
+    def __init__(
+        self,
+        *,
+        allowed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckOriginResponse: _TypeAlias = CheckOriginResponse  # noqa: Y015

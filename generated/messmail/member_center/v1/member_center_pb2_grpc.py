@@ -28,8 +28,9 @@ if _version_not_supported:
 class MemberCenterStub:
     """Serves tenant sites and the people on their lists.
 
-    The /newsletter/ calls need no access token, as published: a list id and an address are enough. Whoever sends a token
-    is held to it, and has a budget of requests of its own.
+    The /newsletter/ calls need no access token, as published: a list id and an address are enough. A list may require one,
+    with the scope newsletter:members.write; calls with the token of a link never need it. Whoever sends an access token is
+    held to it, and has a budget of requests of its own.
     """
 
     def __init__(self, channel):
@@ -103,13 +104,19 @@ class MemberCenterStub:
                 request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.UpdatePreferencesRequest.SerializeToString,
                 response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.UpdatePreferencesResponse.FromString,
                 _registered_method=True)
+        self.CheckOrigin = channel.unary_unary(
+                '/messmail.member_center.v1.MemberCenter/CheckOrigin',
+                request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.CheckOriginRequest.SerializeToString,
+                response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.CheckOriginResponse.FromString,
+                _registered_method=True)
 
 
 class MemberCenterServicer:
     """Serves tenant sites and the people on their lists.
 
-    The /newsletter/ calls need no access token, as published: a list id and an address are enough. Whoever sends a token
-    is held to it, and has a budget of requests of its own.
+    The /newsletter/ calls need no access token, as published: a list id and an address are enough. A list may require one,
+    with the scope newsletter:members.write; calls with the token of a link never need it. Whoever sends an access token is
+    held to it, and has a budget of requests of its own.
     """
 
     def IssueToken(self, request, context):
@@ -154,7 +161,7 @@ class MemberCenterServicer:
     def Subscribe(self, request, context):
         """Asks for a subscription and sends a confirmation mail. Nobody is mailed anything else until the subscription is
         confirmed. The answer is the same whether or not the address is known, and repeating the call is safe. Answers
-        LIST_NOT_FOUND or RATE_LIMITED where that is so.
+        LIST_NOT_FOUND, TOKEN_MISSING or RATE_LIMITED where that is so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,7 +186,7 @@ class MemberCenterServicer:
 
     def RequestUnsubscribeToken(self, request, context):
         """Returns a token that unsubscribes an address from a list and lives for one hour. The answer does not tell whether
-        the address is on the list. Answers LIST_NOT_FOUND or RATE_LIMITED where that is so.
+        the address is on the list. Answers LIST_NOT_FOUND, TOKEN_MISSING or RATE_LIMITED where that is so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,8 +213,8 @@ class MemberCenterServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetPreferences(self, request, context):
-        """Returns the preferences of a confirmed person; an empty object for everybody else. Answers LIST_NOT_FOUND where that
-        is so.
+        """Returns the preferences of a confirmed person; an empty object for everybody else. Answers LIST_NOT_FOUND or
+        TOKEN_MISSING where that is so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -215,8 +222,17 @@ class MemberCenterServicer:
 
     def UpdatePreferences(self, request, context):
         """Changes the preferences of a confirmed person by a JSON merge patch (RFC 7396): null removes a member. Returns the
-        preferences afterwards. For everybody else it stores nothing and returns an empty object. Answers LIST_NOT_FOUND
-        where that is so.
+        preferences afterwards. For everybody else it stores nothing and returns an empty object. Answers LIST_NOT_FOUND or
+        TOKEN_MISSING where that is so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckOrigin(self, request, context):
+        """Tells whether pages of an origin may call the paths under /newsletter/ and read the answers. Where the list or the
+        token of a link is named, that list must allow the origin; where neither is, as in a preflight, any list may. Changes
+        nothing, and answers no for a list or token that is not known. Answers RATE_LIMITED where that is so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -290,6 +306,11 @@ def add_MemberCenterServicer_to_server(servicer, server):
                     request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.UpdatePreferencesRequest.FromString,
                     response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.UpdatePreferencesResponse.SerializeToString,
             ),
+            'CheckOrigin': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckOrigin,
+                    request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.CheckOriginRequest.FromString,
+                    response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.CheckOriginResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'messmail.member_center.v1.MemberCenter', rpc_method_handlers)
@@ -301,8 +322,9 @@ def add_MemberCenterServicer_to_server(servicer, server):
 class MemberCenter:
     """Serves tenant sites and the people on their lists.
 
-    The /newsletter/ calls need no access token, as published: a list id and an address are enough. Whoever sends a token
-    is held to it, and has a budget of requests of its own.
+    The /newsletter/ calls need no access token, as published: a list id and an address are enough. A list may require one,
+    with the scope newsletter:members.write; calls with the token of a link never need it. Whoever sends an access token is
+    held to it, and has a budget of requests of its own.
     """
 
     @staticmethod
@@ -646,6 +668,33 @@ class MemberCenter:
             '/messmail.member_center.v1.MemberCenter/UpdatePreferences',
             messmail_dot_member__center_dot_v1_dot_member__center__pb2.UpdatePreferencesRequest.SerializeToString,
             messmail_dot_member__center_dot_v1_dot_member__center__pb2.UpdatePreferencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckOrigin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.member_center.v1.MemberCenter/CheckOrigin',
+            messmail_dot_member__center_dot_v1_dot_member__center__pb2.CheckOriginRequest.SerializeToString,
+            messmail_dot_member__center_dot_v1_dot_member__center__pb2.CheckOriginResponse.FromString,
             options,
             channel_credentials,
             insecure,

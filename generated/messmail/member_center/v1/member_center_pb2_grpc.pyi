@@ -29,8 +29,9 @@ GRPC_VERSION: str
 class MemberCenterStub:
     """Serves tenant sites and the people on their lists.
 
-    The /newsletter/ calls need no access token, as published: a list id and an address are enough. Whoever sends a token
-    is held to it, and has a budget of requests of its own.
+    The /newsletter/ calls need no access token, as published: a list id and an address are enough. A list may require one,
+    with the scope newsletter:members.write; calls with the token of a link never need it. Whoever sends an access token is
+    held to it, and has a budget of requests of its own.
     """
 
     @_typing.overload
@@ -56,7 +57,7 @@ class MemberCenterStub:
     Subscribe: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.SubscribeRequest, _member_center_pb2.SubscribeResponse]
     """Asks for a subscription and sends a confirmation mail. Nobody is mailed anything else until the subscription is
     confirmed. The answer is the same whether or not the address is known, and repeating the call is safe. Answers
-    LIST_NOT_FOUND or RATE_LIMITED where that is so.
+    LIST_NOT_FOUND, TOKEN_MISSING or RATE_LIMITED where that is so.
     """
     FollowConfirmLink: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.FollowConfirmLinkRequest, _member_center_pb2.FollowConfirmLinkResponse]
     """Follows a confirmation link. The confirm_token of Subscribe's answer confirms; the link of the confirmation mail
@@ -69,7 +70,7 @@ class MemberCenterStub:
     """
     RequestUnsubscribeToken: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.RequestUnsubscribeTokenRequest, _member_center_pb2.RequestUnsubscribeTokenResponse]
     """Returns a token that unsubscribes an address from a list and lives for one hour. The answer does not tell whether
-    the address is on the list. Answers LIST_NOT_FOUND or RATE_LIMITED where that is so.
+    the address is on the list. Answers LIST_NOT_FOUND, TOKEN_MISSING or RATE_LIMITED where that is so.
     """
     FollowUnsubscribeLink: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.FollowUnsubscribeLinkRequest, _member_center_pb2.FollowUnsubscribeLinkResponse]
     """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else a state. The
@@ -84,21 +85,27 @@ class MemberCenterStub:
     LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
     """
     GetPreferences: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.GetPreferencesRequest, _member_center_pb2.GetPreferencesResponse]
-    """Returns the preferences of a confirmed person; an empty object for everybody else. Answers LIST_NOT_FOUND where that
-    is so.
+    """Returns the preferences of a confirmed person; an empty object for everybody else. Answers LIST_NOT_FOUND or
+    TOKEN_MISSING where that is so.
     """
     UpdatePreferences: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.UpdatePreferencesRequest, _member_center_pb2.UpdatePreferencesResponse]
     """Changes the preferences of a confirmed person by a JSON merge patch (RFC 7396): null removes a member. Returns the
-    preferences afterwards. For everybody else it stores nothing and returns an empty object. Answers LIST_NOT_FOUND
-    where that is so.
+    preferences afterwards. For everybody else it stores nothing and returns an empty object. Answers LIST_NOT_FOUND or
+    TOKEN_MISSING where that is so.
+    """
+    CheckOrigin: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.CheckOriginRequest, _member_center_pb2.CheckOriginResponse]
+    """Tells whether pages of an origin may call the paths under /newsletter/ and read the answers. Where the list or the
+    token of a link is named, that list must allow the origin; where neither is, as in a preflight, any list may. Changes
+    nothing, and answers no for a list or token that is not known. Answers RATE_LIMITED where that is so.
     """
 
 @_typing.type_check_only
 class MemberCenterAsyncStub(MemberCenterStub):
     """Serves tenant sites and the people on their lists.
 
-    The /newsletter/ calls need no access token, as published: a list id and an address are enough. Whoever sends a token
-    is held to it, and has a budget of requests of its own.
+    The /newsletter/ calls need no access token, as published: a list id and an address are enough. A list may require one,
+    with the scope newsletter:members.write; calls with the token of a link never need it. Whoever sends an access token is
+    held to it, and has a budget of requests of its own.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -121,7 +128,7 @@ class MemberCenterAsyncStub(MemberCenterStub):
     Subscribe: _aio.UnaryUnaryMultiCallable[_member_center_pb2.SubscribeRequest, _member_center_pb2.SubscribeResponse]  # type: ignore[assignment]
     """Asks for a subscription and sends a confirmation mail. Nobody is mailed anything else until the subscription is
     confirmed. The answer is the same whether or not the address is known, and repeating the call is safe. Answers
-    LIST_NOT_FOUND or RATE_LIMITED where that is so.
+    LIST_NOT_FOUND, TOKEN_MISSING or RATE_LIMITED where that is so.
     """
     FollowConfirmLink: _aio.UnaryUnaryMultiCallable[_member_center_pb2.FollowConfirmLinkRequest, _member_center_pb2.FollowConfirmLinkResponse]  # type: ignore[assignment]
     """Follows a confirmation link. The confirm_token of Subscribe's answer confirms; the link of the confirmation mail
@@ -134,7 +141,7 @@ class MemberCenterAsyncStub(MemberCenterStub):
     """
     RequestUnsubscribeToken: _aio.UnaryUnaryMultiCallable[_member_center_pb2.RequestUnsubscribeTokenRequest, _member_center_pb2.RequestUnsubscribeTokenResponse]  # type: ignore[assignment]
     """Returns a token that unsubscribes an address from a list and lives for one hour. The answer does not tell whether
-    the address is on the list. Answers LIST_NOT_FOUND or RATE_LIMITED where that is so.
+    the address is on the list. Answers LIST_NOT_FOUND, TOKEN_MISSING or RATE_LIMITED where that is so.
     """
     FollowUnsubscribeLink: _aio.UnaryUnaryMultiCallable[_member_center_pb2.FollowUnsubscribeLinkRequest, _member_center_pb2.FollowUnsubscribeLinkResponse]  # type: ignore[assignment]
     """Opens an unsubscribe link. Changes nothing: a browser is shown a page with one button, everybody else a state. The
@@ -149,20 +156,26 @@ class MemberCenterAsyncStub(MemberCenterStub):
     LINK_INVALID, LINK_SUPERSEDED or LINK_EXPIRED where that is so.
     """
     GetPreferences: _aio.UnaryUnaryMultiCallable[_member_center_pb2.GetPreferencesRequest, _member_center_pb2.GetPreferencesResponse]  # type: ignore[assignment]
-    """Returns the preferences of a confirmed person; an empty object for everybody else. Answers LIST_NOT_FOUND where that
-    is so.
+    """Returns the preferences of a confirmed person; an empty object for everybody else. Answers LIST_NOT_FOUND or
+    TOKEN_MISSING where that is so.
     """
     UpdatePreferences: _aio.UnaryUnaryMultiCallable[_member_center_pb2.UpdatePreferencesRequest, _member_center_pb2.UpdatePreferencesResponse]  # type: ignore[assignment]
     """Changes the preferences of a confirmed person by a JSON merge patch (RFC 7396): null removes a member. Returns the
-    preferences afterwards. For everybody else it stores nothing and returns an empty object. Answers LIST_NOT_FOUND
-    where that is so.
+    preferences afterwards. For everybody else it stores nothing and returns an empty object. Answers LIST_NOT_FOUND or
+    TOKEN_MISSING where that is so.
+    """
+    CheckOrigin: _aio.UnaryUnaryMultiCallable[_member_center_pb2.CheckOriginRequest, _member_center_pb2.CheckOriginResponse]  # type: ignore[assignment]
+    """Tells whether pages of an origin may call the paths under /newsletter/ and read the answers. Where the list or the
+    token of a link is named, that list must allow the origin; where neither is, as in a preflight, any list may. Changes
+    nothing, and answers no for a list or token that is not known. Answers RATE_LIMITED where that is so.
     """
 
 class MemberCenterServicer(metaclass=_abc_1.ABCMeta):
     """Serves tenant sites and the people on their lists.
 
-    The /newsletter/ calls need no access token, as published: a list id and an address are enough. Whoever sends a token
-    is held to it, and has a budget of requests of its own.
+    The /newsletter/ calls need no access token, as published: a list id and an address are enough. A list may require one,
+    with the scope newsletter:members.write; calls with the token of a link never need it. Whoever sends an access token is
+    held to it, and has a budget of requests of its own.
     """
 
     @_abc_1.abstractmethod
@@ -219,7 +232,7 @@ class MemberCenterServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_member_center_pb2.SubscribeResponse, _abc.Awaitable[_member_center_pb2.SubscribeResponse]]:
         """Asks for a subscription and sends a confirmation mail. Nobody is mailed anything else until the subscription is
         confirmed. The answer is the same whether or not the address is known, and repeating the call is safe. Answers
-        LIST_NOT_FOUND or RATE_LIMITED where that is so.
+        LIST_NOT_FOUND, TOKEN_MISSING or RATE_LIMITED where that is so.
         """
 
     @_abc_1.abstractmethod
@@ -250,7 +263,7 @@ class MemberCenterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_member_center_pb2.RequestUnsubscribeTokenResponse, _abc.Awaitable[_member_center_pb2.RequestUnsubscribeTokenResponse]]:
         """Returns a token that unsubscribes an address from a list and lives for one hour. The answer does not tell whether
-        the address is on the list. Answers LIST_NOT_FOUND or RATE_LIMITED where that is so.
+        the address is on the list. Answers LIST_NOT_FOUND, TOKEN_MISSING or RATE_LIMITED where that is so.
         """
 
     @_abc_1.abstractmethod
@@ -283,8 +296,8 @@ class MemberCenterServicer(metaclass=_abc_1.ABCMeta):
         request: _member_center_pb2.GetPreferencesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_member_center_pb2.GetPreferencesResponse, _abc.Awaitable[_member_center_pb2.GetPreferencesResponse]]:
-        """Returns the preferences of a confirmed person; an empty object for everybody else. Answers LIST_NOT_FOUND where that
-        is so.
+        """Returns the preferences of a confirmed person; an empty object for everybody else. Answers LIST_NOT_FOUND or
+        TOKEN_MISSING where that is so.
         """
 
     @_abc_1.abstractmethod
@@ -294,8 +307,19 @@ class MemberCenterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_member_center_pb2.UpdatePreferencesResponse, _abc.Awaitable[_member_center_pb2.UpdatePreferencesResponse]]:
         """Changes the preferences of a confirmed person by a JSON merge patch (RFC 7396): null removes a member. Returns the
-        preferences afterwards. For everybody else it stores nothing and returns an empty object. Answers LIST_NOT_FOUND
-        where that is so.
+        preferences afterwards. For everybody else it stores nothing and returns an empty object. Answers LIST_NOT_FOUND or
+        TOKEN_MISSING where that is so.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckOrigin(
+        self,
+        request: _member_center_pb2.CheckOriginRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_member_center_pb2.CheckOriginResponse, _abc.Awaitable[_member_center_pb2.CheckOriginResponse]]:
+        """Tells whether pages of an origin may call the paths under /newsletter/ and read the answers. Where the list or the
+        token of a link is named, that list must allow the origin; where neither is, as in a preflight, any list may. Changes
+        nothing, and answers no for a list or token that is not known. Answers RATE_LIMITED where that is so.
         """
 
 def add_MemberCenterServicer_to_server(servicer: MemberCenterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!messmail/options/v1/options.proto\x12\x13messmail.options.v1\x1a google/protobuf/descriptor.proto\"j\n\x06\x41\x63\x63\x65ss\x12\x16\n\x06public\x18\x01 \x01(\x08R\x06public\x12!\n\x0ctenant_scope\x18\x02 \x01(\tR\x0btenantScope\x12%\n\x0einternal_scope\x18\x03 \x01(\tR\rinternalScope\"\xb6\x03\n\x08HttpFace\x12\x1a\n\x08internal\x18\x01 \x01(\x08R\x08internal\x12\x1b\n\tform_body\x18\x02 \x01(\x08R\x08\x66ormBody\x12\x1b\n\tjson_body\x18\x03 \x01(\x08R\x08jsonBody\x12\x14\n\x05oauth\x18\x04 \x01(\x08R\x05oauth\x12)\n\x10\x63reated_location\x18\x05 \x01(\tR\x0f\x63reatedLocation\x12\x19\n\x08no_store\x18\x06 \x01(\x08R\x07noStore\x12\x12\n\x04page\x18\x07 \x01(\tR\x04page\x12&\n\x0fquery_with_body\x18\x08 \x01(\x08R\rqueryWithBody\x12.\n\x13ignored_form_fields\x18\t \x03(\tR\x11ignoredFormFields\x12$\n\x0emax_body_bytes\x18\n \x01(\rR\x0cmaxBodyBytes\x12\x45\n\rheader_fields\x18\x0b \x03(\x0b\x32 .messmail.options.v1.HeaderFieldR\x0cheaderFields\x12\x1f\n\x0bomit_absent\x18\x0c \x01(\x08R\nomitAbsent\";\n\x0bHeaderField\x12\x16\n\x06header\x18\x01 \x01(\tR\x06header\x12\x14\n\x05\x66ield\x18\x02 \x01(\tR\x05\x66ield:X\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\x0b\x32\x1b.messmail.options.v1.AccessR\x06\x61\x63\x63\x65ss\x88\x01\x01:_\n\thttp_face\x12\x1e.google.protobuf.MethodOptions\x18\xd2\x86\x03 \x01(\x0b\x32\x1d.messmail.options.v1.HttpFaceR\x08httpFace\x88\x01\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!messmail/options/v1/options.proto\x12\x13messmail.options.v1\x1a google/protobuf/descriptor.proto\"\x89\x01\n\x06\x41\x63\x63\x65ss\x12\x16\n\x06public\x18\x01 \x01(\x08R\x06public\x12!\n\x0ctenant_scope\x18\x02 \x01(\tR\x0btenantScope\x12%\n\x0einternal_scope\x18\x03 \x01(\tR\rinternalScope\x12\x1d\n\nlist_scope\x18\x04 \x01(\tR\tlistScope\"\x80\x04\n\x08HttpFace\x12\x1a\n\x08internal\x18\x01 \x01(\x08R\x08internal\x12\x1b\n\tform_body\x18\x02 \x01(\x08R\x08\x66ormBody\x12\x1b\n\tjson_body\x18\x03 \x01(\x08R\x08jsonBody\x12\x14\n\x05oauth\x18\x04 \x01(\x08R\x05oauth\x12)\n\x10\x63reated_location\x18\x05 \x01(\tR\x0f\x63reatedLocation\x12\x19\n\x08no_store\x18\x06 \x01(\x08R\x07noStore\x12\x12\n\x04page\x18\x07 \x01(\tR\x04page\x12&\n\x0fquery_with_body\x18\x08 \x01(\x08R\rqueryWithBody\x12.\n\x13ignored_form_fields\x18\t \x03(\tR\x11ignoredFormFields\x12$\n\x0emax_body_bytes\x18\n \x01(\rR\x0cmaxBodyBytes\x12\x45\n\rheader_fields\x18\x0b \x03(\x0b\x32 .messmail.options.v1.HeaderFieldR\x0cheaderFields\x12\x1f\n\x0bomit_absent\x18\x0c \x01(\x08R\nomitAbsent\x12!\n\x0c\x63ross_origin\x18\r \x01(\x08R\x0b\x63rossOrigin\x12%\n\x0e\x63hecks_origins\x18\x0e \x01(\x08R\rchecksOrigins\";\n\x0bHeaderField\x12\x16\n\x06header\x18\x01 \x01(\tR\x06header\x12\x14\n\x05\x66ield\x18\x02 \x01(\tR\x05\x66ield:X\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\x0b\x32\x1b.messmail.options.v1.AccessR\x06\x61\x63\x63\x65ss\x88\x01\x01:_\n\thttp_face\x12\x1e.google.protobuf.MethodOptions\x18\xd2\x86\x03 \x01(\x0b\x32\x1d.messmail.options.v1.HttpFaceR\x08httpFace\x88\x01\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'messmail.options.v1.options_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACCESS']._serialized_start=92
-  _globals['_ACCESS']._serialized_end=198
-  _globals['_HTTPFACE']._serialized_start=201
-  _globals['_HTTPFACE']._serialized_end=639
-  _globals['_HEADERFIELD']._serialized_start=641
-  _globals['_HEADERFIELD']._serialized_end=700
+  _globals['_ACCESS']._serialized_start=93
+  _globals['_ACCESS']._serialized_end=230
+  _globals['_HTTPFACE']._serialized_start=233
+  _globals['_HTTPFACE']._serialized_end=745
+  _globals['_HEADERFIELD']._serialized_start=747
+  _globals['_HEADERFIELD']._serialized_end=806
 # @@protoc_insertion_point(module_scope)

@@ -33,6 +33,7 @@ class Access(_message.Message):
     PUBLIC_FIELD_NUMBER: _builtins.int
     TENANT_SCOPE_FIELD_NUMBER: _builtins.int
     INTERNAL_SCOPE_FIELD_NUMBER: _builtins.int
+    LIST_SCOPE_FIELD_NUMBER: _builtins.int
     public: _builtins.bool
     """Whether callers without a token are served. A token that is sent anyway is verified, and refused when it is bad."""
     tenant_scope: _builtins.str
@@ -41,16 +42,21 @@ class Access(_message.Message):
     """The scope that an internal client needs, for example "internal:send". Such a caller names the tenant it acts for in
     the request's tenant_id. Empty: internal clients have no special access.
     """
+    list_scope: _builtins.str
+    """The scope that a tenant's client needs besides, where the list that the request names requires a token; a caller
+    without a token is then not served. Empty: what a list requires does not matter here.
+    """
     def __init__(
         self,
         *,
         public: _builtins.bool = ...,
         tenant_scope: _builtins.str = ...,
         internal_scope: _builtins.str = ...,
+        list_scope: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["internal_scope", b"internal_scope", "public", b"public", "tenant_scope", b"tenant_scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["internal_scope", b"internal_scope", "list_scope", b"list_scope", "public", b"public", "tenant_scope", b"tenant_scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -74,6 +80,8 @@ class HttpFace(_message.Message):
     MAX_BODY_BYTES_FIELD_NUMBER: _builtins.int
     HEADER_FIELDS_FIELD_NUMBER: _builtins.int
     OMIT_ABSENT_FIELD_NUMBER: _builtins.int
+    CROSS_ORIGIN_FIELD_NUMBER: _builtins.int
+    CHECKS_ORIGINS_FIELD_NUMBER: _builtins.int
     internal: _builtins.bool
     """Whether the RPC is meant for gRPC callers only, and so has no route."""
     form_body: _builtins.bool
@@ -97,7 +105,16 @@ class HttpFace(_message.Message):
     max_body_bytes: _builtins.int
     """The largest body in bytes. 0 means 262,144."""
     omit_absent: _builtins.bool
-    """Whether fields that are absent from the answer are left out of its JSON. Otherwise they are null."""
+    """Whether fields that are absent from the answer are left out of its JSON, and so are strings that cannot be absent and
+    are empty. Otherwise the first are null and the second "".
+    """
+    cross_origin: _builtins.bool
+    """Whether pages of other origins may call the RPC and read its answer (CORS), where the list allows their origin."""
+    checks_origins: _builtins.bool
+    """Whether the RPC tells which origins those are: it is asked about every call of a cross_origin RPC of its service that
+    a page of another origin makes, and about every preflight. Its request has a string "origin", and fields of the
+    cross_origin RPCs under their own names; its answer has a bool "allowed".
+    """
     @_builtins.property
     def ignored_form_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Form fields that a body may carry and that mean nothing, for example "List-Unsubscribe" (RFC 8058)."""
@@ -121,10 +138,12 @@ class HttpFace(_message.Message):
         max_body_bytes: _builtins.int = ...,
         header_fields: _abc.Iterable[Global___HeaderField] | None = ...,
         omit_absent: _builtins.bool = ...,
+        cross_origin: _builtins.bool = ...,
+        checks_origins: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_location", b"created_location", "form_body", b"form_body", "header_fields", b"header_fields", "ignored_form_fields", b"ignored_form_fields", "internal", b"internal", "json_body", b"json_body", "max_body_bytes", b"max_body_bytes", "no_store", b"no_store", "oauth", b"oauth", "omit_absent", b"omit_absent", "page", b"page", "query_with_body", b"query_with_body"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks_origins", b"checks_origins", "created_location", b"created_location", "cross_origin", b"cross_origin", "form_body", b"form_body", "header_fields", b"header_fields", "ignored_form_fields", b"ignored_form_fields", "internal", b"internal", "json_body", b"json_body", "max_body_bytes", b"max_body_bytes", "no_store", b"no_store", "oauth", b"oauth", "omit_absent", b"omit_absent", "page", b"page", "query_with_body", b"query_with_body"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
