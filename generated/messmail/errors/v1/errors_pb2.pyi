@@ -103,6 +103,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The idempotency key came with another request before. Send the same request again, or a new key."""
     ERROR_REASON_IDEMPOTENCY_KEY_IN_USE: _ErrorReason.ValueType  # 34
     """A request with the same idempotency key is being carried out at this moment. Retry-After says when to try again."""
+    ERROR_REASON_SUPPRESSION_NOT_FOUND: _ErrorReason.ValueType  # 50
+    """There is no such suppression, or it belongs to another tenant."""
+    ERROR_REASON_SUBSCRIPTION_NOT_FOUND: _ErrorReason.ValueType  # 51
+    """The address was never on the list, or has been erased."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a request was refused."""
@@ -179,6 +183,10 @@ ERROR_REASON_IDEMPOTENCY_KEY_REUSED: ErrorReason.ValueType  # 33
 """The idempotency key came with another request before. Send the same request again, or a new key."""
 ERROR_REASON_IDEMPOTENCY_KEY_IN_USE: ErrorReason.ValueType  # 34
 """A request with the same idempotency key is being carried out at this moment. Retry-After says when to try again."""
+ERROR_REASON_SUPPRESSION_NOT_FOUND: ErrorReason.ValueType  # 50
+"""There is no such suppression, or it belongs to another tenant."""
+ERROR_REASON_SUBSCRIPTION_NOT_FOUND: ErrorReason.ValueType  # 51
+"""The address was never on the list, or has been erased."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
