@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from member_center.records import AudiencePage, Group, Refusal
-from member_center.storage.suppressions import HASH
+from member_center.storage.suppressions import HASH, lookup
 from servicekit.database import Run
 from servicekit.statements import Statement
 
@@ -88,7 +88,8 @@ _CONFIRMED = sa.text(
 # The state as consent.status_at() tells it: what is pending lies over the standing until it expires. Each id is looked
 # up by itself (LATERAL with LIMIT): as long as a table has no statistics, the planner would rather read the whole list
 # than look for 500 ids, and take 40 ms instead of 2 in a list of 100,000. Whether a tenant suppresses anybody is asked
-# once, so one that does not pays for no look-up. Who was erased can have confirmed only anew, by a mailed link.
+# once, so one that does not pays for no look-up; OFFSET keeps the planner from asking again for each aggregate. Who was
+# erased can have confirmed only anew, by a mailed link.
 _GROUP = Statement(
     f"""
     SELECT messmail_now() - (statement_timestamp() - transaction_timestamp()) AS now,
@@ -102,12 +103,7 @@ _GROUP = Statement(
             CASE
                 WHEN standing = 'confirmed' THEN CASE
                     WHEN NOT (SELECT EXISTS (SELECT FROM suppressions WHERE tenant_id = :tenant_id)) THEN NULL
-                    WHEN EXISTS (
-                        SELECT FROM suppressions
-                        WHERE tenant_id = :tenant_id AND address_hash = {HASH.format(address_key="address_key")}
-                            AND (suppressions.list_id IS NULL OR suppressions.list_id = :list_id)
-                            AND reason <> 'erased'
-                    ) THEN 'suppressed'
+                    WHEN {lookup(HASH, ":list_id", "suppression.reason <> 'erased'")} THEN 'suppressed'
                 END
                 WHEN pending_expires_at > (SELECT messmail_now()) OR standing = 'unconfirmed' THEN 'not_confirmed'
                 ELSE standing
@@ -117,6 +113,7 @@ _GROUP = Statement(
             SELECT id, address, address_key, preferences, standing, pending_expires_at FROM subscriptions
             WHERE tenant_id = :tenant_id AND list_id = :list_id AND id = wanted.id LIMIT 1
         ) member
+        OFFSET 0
     ) found
     """
 )

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from member_center.records import Lease, MailResult, WaitingMail
 from member_center.storage import subscriptions as subscription_store
-from member_center.storage.suppressions import HASH
+from member_center.storage.suppressions import HASH, lookup
 from servicekit.database import Run
 from servicekit.statements import Statement
 
@@ -54,12 +54,8 @@ _LEASE = sa.text(
 # its fence holds a mail that has not ended.
 _WAITING = Statement(
     f"""
-    SELECT mail.id AS mail_id, held.fence, (SELECT messmail_now()) AS now, subscription.*, EXISTS (
-        SELECT FROM suppressions
-        WHERE tenant_id = :tenant_id AND address_hash = {HASH.format(address_key="subscription.address_key")}
-            AND (suppressions.list_id IS NULL OR suppressions.list_id = subscription.list_id)
-            AND scope = 'everything'
-    ) AS is_suppressed
+    SELECT mail.id AS mail_id, held.fence, (SELECT messmail_now()) AS now, subscription.*,
+        coalesce({lookup(HASH, "subscription.list_id", "suppression.scope = 'everything'")}, false) AS is_suppressed
     FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS held (id, fence)
     CROSS JOIN LATERAL (
         SELECT id, list_id, subscription_id, fence FROM confirmation_mails

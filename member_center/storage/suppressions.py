@@ -18,15 +18,27 @@ from servicekit.statements import Statement
 
 # HMAC-SHA-256 (RFC 2104) of an address key, as AddressHashes computes it: the database looks a whole group up in one
 # statement, without a column that every subscription would carry. Its parameters are hash_inner and hash_outer.
-HASH = "sha256(CAST(:hash_outer AS bytea) || sha256(CAST(:hash_inner AS bytea) || convert_to({address_key}, 'UTF8')))"
-# Of the hashes, those that anything suppresses for a list.
-_SUPPRESSED = Statement(
+HASH = "sha256(CAST(:hash_outer AS bytea) || sha256(CAST(:hash_inner AS bytea) || convert_to(address_key, 'UTF8')))"
+
+
+def lookup(address_hash: str, list_id: str, condition: str = "true") -> str:
+    """Writes the SQL that tells whether an address is suppressed for a list: true, or null.
+
+    It is a look-up for each row, with LIMIT and not EXISTS: as long as a table has no statistics, the planner would
+    rather read all suppressions of the tenant, once for each statement.
     """
-    SELECT address_hash FROM unnest(CAST(:hashes AS bytea[])) AS wanted (address_hash) WHERE EXISTS (
-        SELECT FROM suppressions present
-        WHERE present.tenant_id = :tenant_id AND present.address_hash = wanted.address_hash
-            AND (present.list_id IS NULL OR present.list_id = :list_id)
-    )
+    return f"""(
+        SELECT true FROM suppressions suppression
+        WHERE suppression.tenant_id = :tenant_id AND suppression.address_hash = {address_hash}
+            AND (suppression.list_id IS NULL OR suppression.list_id = {list_id}) AND {condition}
+        LIMIT 1
+    )"""
+
+
+_SUPPRESSED = Statement(
+    f"""
+    SELECT address_hash FROM unnest(CAST(:hashes AS bytea[])) AS wanted (address_hash)
+    WHERE {lookup("wanted.address_hash", ":list_id")}
     """
 )
 
