@@ -27,6 +27,12 @@ _DISOWN = sa.text(
     "AND d.tenant_id = b.tenant_id AND d.batch_id = b.id AND d.subscription_id = ANY(:subscriptions)"
 ).bindparams(_IDS)
 
+# How far planning has got is told by a subscription's id, which nobody needs once it is done.
+_FORGET_PLACE = sa.text(
+    "UPDATE send_jobs SET planned_after = NULL WHERE tenant_id = :tenant AND id = :job "
+    "AND planned_count IS NOT NULL AND planned_after = ANY(:subscriptions)"
+).bindparams(_IDS)
+
 
 def read_jobs(connection: Connection, tenant_id: UUID) -> list[UUID]:
     """Reads the jobs of a tenant, oldest first."""
@@ -60,4 +66,5 @@ def find(
 def disown(connection: Connection, tenant_id: UUID, job_id: UUID, subscription_ids: Sequence[UUID]) -> int:
     """Makes the deliveries of a job to these subscriptions nobody's, and returns how many."""
     parameters = {"tenant": tenant_id, "job": job_id, "subscriptions": list(subscription_ids)}
+    connection.execute(_FORGET_PLACE, parameters)
     return connection.execute(_DISOWN, parameters).rowcount
