@@ -9,6 +9,10 @@ consent        the rules: how a subscription changes, and when it does not
 subscriptions  asking, confirming and ending, each with its line in the consent log
 preferences    what a confirmed person prefers
 imports        members that a tenant brings along
+suppressions   addresses that a tenant must not mail
+address_hashes what is kept of such an address
+complaints     a person reported a mail as unwanted
+people         all that is known of one person, to be shown or erased
 links          sealed links: what they carry and allow
 link_keys      the keys that seal them
 outbox         confirmation mails that wait for Send Engine

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from member_center.address_hashes import AddressHashes
 from member_center.links import Links
 from member_center.lists import Lists
-from member_center.records import AudiencePage, Authorization, Link, Purpose
+from member_center.records import AudiencePage, Authorization, Link, Purpose, Refusal
 from member_center.storage import audience as audience_store
 from servicekit.database import Database
 
@@ -19,10 +21,11 @@ _NOBODY = UUID(int=0)
 class Audience:
     """The audience of one installation's lists."""
 
-    def __init__(self, database: Database, lists: Lists, links: Links) -> None:
+    def __init__(self, database: Database, lists: Lists, links: Links, hashes: AddressHashes) -> None:
         self._database = database
         self._lists = lists
         self._links = links
+        self._hashes = hashes
 
     def page(
         self, tenant_id: UUID, list_id: UUID, as_of: datetime | None, after: UUID | None, page_size: int
@@ -37,15 +40,16 @@ class Audience:
         """Tells who of a group may be mailed now, with fresh links, read in one snapshot not earlier than read_at."""
         asked = list(dict.fromkeys(ids))
         with self._database.brief(tenant_id) as transaction:
-            group = audience_store.read_group(transaction.finish, tenant_id, list_id, asked)
-        links, confirmed = self._links, group.confirmed
+            pads = asdict(self._hashes.pads(tenant_id))
+            group = audience_store.read_group(transaction.finish, tenant_id, list_id, asked, **pads)
+        links, mailable = self._links, group.mailable
         one_click = Link(Purpose.ONE_CLICK, tenant_id, list_id, _NOBODY)
         until = group.read_at + PREFERENCES_LINK_LIFE
         preferences = Link(Purpose.PREFERENCES, tenant_id, list_id, _NOBODY, expires_at=until)
-        authorized = set(confirmed)
+        authorized = set(mailable)
         return Authorization(
             group=group,
-            one_click_urls=[links.one_click_url(token) for token in links.seal_for_each(one_click, confirmed)],
-            preferences_urls=[links.preferences_url(token) for token in links.seal_for_each(preferences, confirmed)],
-            refused=[(each, group.others.get(each)) for each in asked if each not in authorized],
+            one_click_urls=[links.one_click_url(token) for token in links.seal_for_each(one_click, mailable)],
+            preferences_urls=[links.preferences_url(token) for token in links.seal_for_each(preferences, mailable)],
+            refused=[(each, group.refused.get(each, Refusal.GONE)) for each in asked if each not in authorized],
         )

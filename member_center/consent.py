@@ -15,6 +15,8 @@ from member_center.records import Change, Link, Pending, Preferences, Purpose, S
 from servicekit.errors import MessmailError, Reason
 
 PENDING_LIFE = timedelta(days=7)
+# Asking again meanwhile sends no further confirmation mail: it is on its way, and asking must not be a way to pester.
+MAIL_COOL_DOWN = timedelta(minutes=5)
 # The edition of what people read when they agree: of the confirmation mail and the page with the button.
 TEXT_VERSION = "2026-11"
 
@@ -36,30 +38,34 @@ def status_at(subscription: Subscription, now: datetime) -> Status:
 
 
 def ask(subscription: Subscription, preferences: Preferences | None, now: datetime) -> Subscription:
-    """Somebody asks for the subscription.
+    """Somebody asks for the subscription; a confirmation mail is due, unless the last one left a moment ago.
 
     Nothing changes for the confirmed, nor for somebody who complained: only an operator lifts that.
     """
     if subscription.standing in (Standing.CONFIRMED, Standing.COMPLAINED):
         return subscription
-    since, generation = now, subscription.generation + 1
-    if subscription.pending is not None and is_pending(subscription, now):
-        since, generation = subscription.pending.since, subscription.generation
-        preferences = subscription.pending.preferences if preferences is None else preferences
-    pending = Pending(since, now + PENDING_LIFE, preferences)
+    since, generation, mailed_at = now, subscription.generation + 1, now
+    before = subscription.pending
+    if before is not None and is_pending(subscription, now):
+        since, generation = before.since, subscription.generation
+        preferences = before.preferences if preferences is None else preferences
+        if before.mailed_at is not None and now < before.mailed_at + MAIL_COOL_DOWN:
+            mailed_at = before.mailed_at
+    pending = Pending(since, now + PENDING_LIFE, preferences, mailed_at)
     return replace(subscription, pending=pending, generation=generation)
 
 
-def confirm(subscription: Subscription, link: Link, now: datetime) -> Subscription:
+def confirm(subscription: Subscription, link: Link, now: datetime, *, is_suppressed: bool = False) -> Subscription:
     """The person, or a site that has proven the address itself, confirms by a link.
 
-    After an unsubscribe only the mailed link confirms: the other one changes nothing, and is not told so. Raises
-    LINK_SUPERSEDED or LINK_EXPIRED.
+    After an unsubscribe, and for a suppressed address (an erased person is one), only the mailed link confirms: the
+    other one changes nothing, and is not told so. Raises LINK_SUPERSEDED or LINK_EXPIRED.
     """
     if subscription.standing is Standing.CONFIRMED:
         return subscription
     check_link(subscription, link, now)
-    if link.purpose is Purpose.CONFIRM_API and subscription.standing is not Standing.UNCONFIRMED:
+    has_left = subscription.standing is not Standing.UNCONFIRMED
+    if link.purpose is Purpose.CONFIRM_API and (has_left or is_suppressed):
         return subscription
     if subscription.pending is None or not is_pending(subscription, now):
         raise link_expired()
@@ -80,19 +86,38 @@ def end(subscription: Subscription, link: Link, now: datetime) -> Subscription:
     return replace(subscription, standing=standing, pending=None, generation=subscription.generation + 1)
 
 
-def admit(subscription: Subscription, preferences: Preferences, *, proven: bool, now: datetime) -> Subscription:
-    """A tenant imports the person. Only somebody who never decided is touched: an import resurrects nobody."""
-    if subscription.standing is not Standing.UNCONFIRMED:
+def admit(
+    subscription: Subscription, preferences: Preferences, *, proven: bool, now: datetime, is_suppressed: bool = False
+) -> Subscription:
+    """A tenant brings the person along. Only somebody who never decided is touched: an import resurrects nobody."""
+    if is_suppressed or subscription.standing is not Standing.UNCONFIRMED:
         return subscription
     if proven:
         return _confirmed(subscription, preferences, now)
     return subscription if is_pending(subscription, now) else ask(subscription, preferences, now)
 
 
-def change(before: Subscription | None, after: Subscription, now: datetime, *, is_mailed: bool = False) -> Change:
-    """Tells what to store of a subscription: every new generation is logged, and only who can confirm is mailed."""
+def complain(subscription: Subscription) -> Subscription:
+    """The person reported a mail as unwanted: whatever is pending ends, and from now on only an operator helps."""
+    if subscription.standing is Standing.COMPLAINED:
+        return subscription
+    generation = subscription.generation + 1
+    return replace(subscription, standing=Standing.COMPLAINED, pending=None, generation=generation)
+
+
+def lift_complaint(subscription: Subscription) -> Subscription:
+    """An operator lifts a complaint. That is no consent: the person stands as somebody who unsubscribed."""
+    if subscription.standing is not Standing.COMPLAINED:
+        return subscription
+    return replace(subscription, standing=Standing.UNSUBSCRIBED, generation=subscription.generation + 1)
+
+
+def change(before: Subscription | None, after: Subscription, now: datetime) -> Change:
+    """Tells what to store of a subscription: each new generation is logged, and a mail queued that ask() made due."""
     is_logged = before is None or before.generation != after.generation
-    return Change(after, status_at(after, now) if is_logged else None, is_mailed and is_pending(after, now))
+    mailed_at = before.pending.mailed_at if before is not None and before.pending is not None else None
+    is_mailed = after.pending is not None and after.pending.mailed_at != mailed_at
+    return Change(after, status_at(after, now) if is_logged else None, is_mailed)
 
 
 def has_ended(subscription: Subscription, now: datetime) -> bool:

@@ -1,4 +1,7 @@
-"""Imports: members that a tenant brings along, page by page. Nobody who decided for themselves is touched."""
+"""Imports: members that a tenant brings along, page by page.
+
+Nobody who decided for themselves is touched, nor is anybody whose address is suppressed.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from datetime import datetime
 from uuid import UUID, uuid4
 
 from member_center import consent
+from member_center.address_hashes import AddressHashes
 from member_center.lists import Lists
 from member_center.records import (
     Change,
@@ -20,6 +24,7 @@ from member_center.records import (
     Through,
 )
 from member_center.storage import subscriptions as subscription_store
+from member_center.storage import suppressions as suppression_store
 from servicekit.addresses import AddressError, EmailAddress, parse_address
 from servicekit.database import Database
 
@@ -27,9 +32,10 @@ from servicekit.database import Database
 class Imports:
     """Imports into the lists of one installation."""
 
-    def __init__(self, database: Database, lists: Lists) -> None:
+    def __init__(self, database: Database, lists: Lists, hashes: AddressHashes) -> None:
         self._database = database
         self._lists = lists
+        self._hashes = hashes
 
     def import_page(
         self, tenant_id: UUID, list_id: UUID, rows: Sequence[ImportRow], *, proven: bool, evidence: Evidence
@@ -43,7 +49,10 @@ class Imports:
         with self._database.brief(found.tenant_id) as transaction:
             run = transaction.run
             now, known = subscription_store.lock_by_addresses(run, found.tenant_id, found.id, list(readable))
-            new, changed = _admit_all(found, readable, known, proven, now)
+            hashes = {key: self._hashes.hash(found.tenant_id, key) for key in readable}
+            held = suppression_store.read_suppressed(run, found.tenant_id, found.id, list(hashes.values()))
+            suppressed = {key for key, hashed in hashes.items() if hashed in held}
+            new, changed = _admit_all(found, readable, known, suppressed, proven, now)
             entry = LogEntry(Through.IMPORT, now, evidence, consent.TEXT_VERSION)
             # Who is not among the added subscribed in the meantime.
             imported = len(subscription_store.add(run, new, entry)) + len(changed)
@@ -71,17 +80,17 @@ def _admit_all(
     found: NewsletterList,
     readable: dict[str, tuple[EmailAddress, Preferences]],
     known: dict[str, Subscription],
+    suppressed: set[str],
     proven: bool,
     now: datetime,
 ) -> tuple[list[Change], list[Change]]:
     """Returns what is new, and what changes of what there was."""
-    new, changed = [], []
+    new: list[Change] = []
+    changed: list[Change] = []
     for key, (address, preferences) in readable.items():
         before = known.get(key)
         subscription = before or Subscription(found.tenant_id, found.id, uuid4(), key, address.address)
-        after = consent.admit(subscription, preferences, proven=proven, now=now)
-        if before is None:
-            new.append(consent.change(None, after, now, is_mailed=True))
-        elif after != before:
-            changed.append(consent.change(before, after, now, is_mailed=True))
+        after = consent.admit(subscription, preferences, proven=proven, now=now, is_suppressed=key in suppressed)
+        if after != subscription:
+            (new if before is None else changed).append(consent.change(before, after, now))
     return new, changed

@@ -1,17 +1,20 @@
 """The outbox: confirmation mails that wait for Send Engine, which leases, sends and acknowledges them.
 
 A mail is queued in the transaction that asked for the subscription. What lapses is leased again, so it may be sent
-twice; what is no longer pending is never sent, nor is what would be too much for one address in a day.
+twice; what is no longer pending is never sent, nor is what would be too much for one address in a day, or goes to an
+address that nothing may be mailed to.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from uuid import UUID
 
 from member_center import consent
+from member_center.address_hashes import AddressHashes
 from member_center.limits import Limiter
 from member_center.links import Links
 from member_center.lists import Lists
@@ -27,11 +30,12 @@ GIVE_UP = timedelta(hours=24)
 class Outbox:
     """The outbox of one installation."""
 
-    def __init__(self, database: Database, lists: Lists, links: Links, limiter: Limiter) -> None:
+    def __init__(self, database: Database, lists: Lists, links: Links, limiter: Limiter, hashes: AddressHashes) -> None:
         self._database = database
         self._lists = lists
         self._links = links
         self._limiter = limiter
+        self._hashes = hashes
 
     def lease(self, page_size: int, seconds: int) -> tuple[list[ConfirmationMail], bool]:
         """Leases due mails, tenants in turn, and tells whether there may be more.
@@ -67,11 +71,12 @@ class Outbox:
 
     def _read_pending(self, tenant_id: UUID, held: Sequence[Lease]) -> list[WaitingMail]:
         with self._database.brief(tenant_id) as transaction:
-            waiting = outbox_store.read_waiting(transaction.run, tenant_id, held)
+            pads = asdict(self._hashes.pads(tenant_id))
+            waiting = outbox_store.read_waiting(transaction.run, tenant_id, held, **pads)
             over = [
                 MailResult(mail.lease, MailOutcome.SKIPPED)
                 for mail in waiting
-                if not consent.is_pending(mail.subscription, mail.read_at)
+                if mail.is_suppressed or not consent.is_pending(mail.subscription, mail.read_at)
             ]
             outbox_store.record(transaction.finish, over, FIRST_WAIT, GIVE_UP)
         skipped = {result.lease.mail_id for result in over}

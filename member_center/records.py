@@ -182,11 +182,15 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """Somebody asked, and the person has not confirmed yet. Preferences None: none were sent."""
+    """Somebody asked, and the person has not confirmed yet. Preferences None: none were sent.
+
+    mailed_at tells when the last confirmation mail for it was queued.
+    """
 
     since: datetime
     expires_at: datetime
     preferences: Preferences | None = field(default=None, repr=False)
+    mailed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +218,8 @@ class Through(StrEnum):
     UNSUBSCRIBE_TOKEN = "unsubscribe_token"
     ONE_CLICK = "one_click"
     IMPORT = "import"
+    PROVEN = "proven"
+    OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +256,33 @@ class Change:
     is_mailed: bool = False
 
 
+class SuppressionScope(StrEnum):
+    """What a suppression stops: newsletters, or confirmation mails too."""
+
+    NEWSLETTER = "newsletter"
+    EVERYTHING = "everything"
+
+
+class SuppressionReason(StrEnum):
+    """Why an address is suppressed. An erased person is mailed again once a mailed link confirmed that anew."""
+
+    COMPLAINT = "complaint"
+    ERASED = "erased"
+    MANUAL = "manual"
+    BOUNCED = "bounced"
+
+
+@dataclass(frozen=True, slots=True)
+class Suppression:
+    """An address that is not to be mailed: for one list, or with list_id None for all of its tenant."""
+
+    id: UUID
+    list_id: UUID | None
+    scope: SuppressionScope
+    reason: SuppressionReason
+    created_at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a link's page or a caller is told: a state, and the list it belongs to."""
@@ -271,11 +304,15 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class WaitingMail:
-    """A leased confirmation mail with the subscription it belongs to, and the time at which that was read."""
+    """A leased confirmation mail with the subscription it belongs to, and the time at which that was read.
+
+    is_suppressed tells that nothing at all may be mailed to the address.
+    """
 
     lease: Lease
     subscription: Subscription
     read_at: datetime
+    is_suppressed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,28 +372,79 @@ class Imported:
     rejected: tuple[tuple[int, str], ...]
 
 
+class Refusal(StrEnum):
+    """Why somebody may not be mailed."""
+
+    UNSUBSCRIBED = "unsubscribed"
+    BOUNCED = "bounced"
+    COMPLAINED = "complained"
+    NOT_CONFIRMED = "not_confirmed"
+    SUPPRESSED = "suppressed"
+    GONE = "gone"
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """A group of subscriptions as read in one snapshot, not earlier than read_at; the ids are 16 bytes.
 
-    Of the confirmed, in one order, the ids, addresses and preferences (JSON objects); of the others their states.
+    Of those who may be mailed, in one order, the ids, addresses and preferences (JSON objects); of the others the
+    reasons.
     """
 
     read_at: datetime
-    confirmed: list[bytes]
+    mailable: list[bytes]
     addresses: list[str] = field(repr=False)
     preferences: list[str] = field(repr=False)
-    others: dict[bytes, Status]
+    refused: dict[bytes, Refusal]
 
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
-    """Who of a group may be mailed now: the confirmed of it, each with a one-click URL and a preferences URL.
-
-    refused tells the state of everybody else; None where there is nobody.
-    """
+    """Who of a group may be mailed now, each with a one-click URL and a preferences URL, and why the rest may not."""
 
     group: Group
     one_click_urls: list[str] = field(repr=False)
     preferences_urls: list[str] = field(repr=False)
-    refused: list[tuple[bytes, Status | None]]
+    refused: list[tuple[bytes, Refusal]]
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentLine:
+    """A line of the consent log: the state after a change, and by what it came about."""
+
+    generation: int
+    status: Status
+    through: str
+    at: datetime
+    evidence: Evidence
+    text_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class PersonMail:
+    """A confirmation mail to a person. outcome is empty while it waits."""
+
+    created_at: datetime
+    outcome: str
+    ended_at: datetime | None
+    last_reply: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PersonSubscription:
+    """A person's subscription to a list with all that belongs to it."""
+
+    subscription: Subscription
+    list_name: str
+    status: Status
+    consent_log: Sequence[ConsentLine]
+    mails: Sequence[PersonMail]
+
+
+@dataclass(frozen=True, slots=True)
+class PersonExport:
+    """All that is known of a person at a tenant."""
+
+    read_at: datetime
+    subscriptions: Sequence[PersonSubscription]
+    suppressions: Sequence[Suppression]

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 from member_center import consent
+from member_center.address_hashes import AddressHashes
 from member_center.limits import Limiter
 from member_center.links import Links, link_invalid
 from member_center.lists import LANGUAGES, Lists
@@ -28,6 +29,7 @@ from member_center.records import (
     Through,
 )
 from member_center.storage import subscriptions as subscription_store
+from member_center.storage import suppressions as suppression_store
 from servicekit.access import Caller
 from servicekit.addresses import EmailAddress
 from servicekit.database import BriefTransaction, Database, Run
@@ -54,11 +56,12 @@ class Person:
 class Subscriptions:
     """The subscriptions of one installation."""
 
-    def __init__(self, database: Database, lists: Lists, links: Links, limiter: Limiter) -> None:
+    def __init__(self, database: Database, lists: Lists, links: Links, limiter: Limiter, hashes: AddressHashes) -> None:
         self._database = database
         self._lists = lists
         self._links = links
         self._limiter = limiter
+        self._hashes = hashes
 
     def subscribe(
         self, caller: Caller, person: Person, preferences: Preferences | None, evidence: Evidence
@@ -169,7 +172,15 @@ class Subscriptions:
             )
             if before is None:
                 raise consent.link_expired()
-            after = consent.confirm(before, link, now)
+            is_suppressed = link.purpose is Purpose.CONFIRM_API and bool(
+                suppression_store.read_suppressed(
+                    transaction.run,
+                    link.tenant_id,
+                    link.list_id,
+                    [self._hashes.hash(link.tenant_id, before.address_key)],
+                )
+            )
+            after = consent.confirm(before, link, now, is_suppressed=is_suppressed)
             _store(transaction.finish, before, after, link.purpose, now, evidence)
         return _confirm_answer(found, after)
 
@@ -205,11 +216,11 @@ def _ask(
     if before is None:
         made = Subscription(found.tenant_id, found.id, uuid4(), address.key, address.address)
         asked = consent.ask(made, preferences, now)
-        change = consent.change(None, asked, now, is_mailed=True)
+        change = consent.change(None, asked, now)
         return (now, asked) if subscription_store.add(transaction.finish, [change], entry) else None
     asked = consent.ask(before, preferences, now)
     if asked != before:
-        subscription_store.replace(transaction.finish, [consent.change(before, asked, now, is_mailed=True)], entry)
+        subscription_store.replace(transaction.finish, [consent.change(before, asked, now)], entry)
     return now, asked
 
 

@@ -9,7 +9,9 @@ import structlog
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from member_center.address_hashes import AddressHashes
 from member_center.audience import Audience
+from member_center.complaints import Complaints
 from member_center.counting import Counting, hashing_key
 from member_center.cross_origin import CrossOrigin
 from member_center.imports import Imports
@@ -20,6 +22,7 @@ from member_center.lists import Lists
 from member_center.login_limits import LoginLimits
 from member_center.oauth import OAuth
 from member_center.outbox import Outbox
+from member_center.people import People
 from member_center.preferences import MemberPreferences
 from member_center.records import Usage
 from member_center.revocations import RevocationList
@@ -30,6 +33,7 @@ from member_center.signing_keys import SigningKeys
 from member_center.storage import upkeep
 from member_center.storage.windows import Counters
 from member_center.subscriptions import Subscriptions
+from member_center.suppressions import Suppressions
 from member_center.tenants import Tenants
 from messmail.member_center.v1 import (
     member_center_admin_pb2_grpc,
@@ -88,6 +92,8 @@ def start(settings: MemberCenterSettings) -> RunningServer:
     signing_keys, link_keys = SigningKeys(database, master_keys), StoredLinkKeys(database, master_keys)
     signing_keys.create_missing()
     link_keys.create_missing()
+    hashes = AddressHashes(database, master_keys)
+    hashes.create_missing()
 
     lists, links = Lists(database), Links(link_keys, issuer)
     counting = Counting(counters, hashing_key(settings.member_center_master_keys.get_secret_value()))
@@ -99,16 +105,28 @@ def start(settings: MemberCenterSettings) -> RunningServer:
         oauth,
         signing_keys,
         LoginLimits(counting, limiter.in_force),
-        Subscriptions(database, lists, links, limiter),
+        Subscriptions(database, lists, links, limiter, hashes),
         MemberPreferences(database, lists, limiter),
         CrossOrigin(database, lists, links, limiter),
         issuer,
     )
     admin = MemberCenterAdminServicer(
-        Tenants(database), lists, oauth, Imports(database, lists), limiter, signing_keys, link_keys
+        Tenants(database),
+        lists,
+        oauth,
+        Imports(database, lists, hashes),
+        limiter,
+        signing_keys,
+        link_keys,
+        Suppressions(database, lists, hashes),
+        Complaints(database, lists),
+        People(database, hashes),
     )
     feed = MemberCenterFeedServicer(
-        lists, Audience(database, lists, links), Outbox(database, lists, links, limiter), revocations
+        lists,
+        Audience(database, lists, links, hashes),
+        Outbox(database, lists, links, limiter, hashes),
+        revocations,
     )
     services = [
         Service(

@@ -18,6 +18,8 @@ _COMMANDS: Final = {
     "lists": ("lists", "Make and list a tenant's lists."),
     "clients": ("clients", "Make, rotate and disable OAuth clients."),
     "members": ("members", "Import members from a CSV file."),
+    "people": ("people", "Show or erase all that is known of a person; record and lift complaints."),
+    "suppressions": ("suppressions", "Suppress addresses, list suppressions and lift them."),
     "jobs": ("jobs", "Show, watch and steer send jobs, and list their deliveries."),
     "keys": ("keys", "Rotate signing and link keys."),
     "limits": ("limits", "Set limits of the installation or of one list."),

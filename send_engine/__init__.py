@@ -10,6 +10,7 @@ sending        one batch, group by group: mark, ask for consent, compose, send, 
 confirmations  the confirmation mails that wait in Member Center
 trials         sending a mail over which workers were lost in a process of its own
 delivery_pages what became of each delivery, page by page
+person_deliveries  one person in the ledger, to be shown or made nobody's
 unknowns       settling deliveries whose fate is unknown
 recipients     asking Member Center: lists, audiences, consent
 composing/     mails as bytes

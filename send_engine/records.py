@@ -103,6 +103,21 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class PersonDelivery:
+    """What became of a mail of a job to one person, as the ledger's row has it."""
+
+    job_id: UUID
+    subscription_id: UUID
+    subject: str
+    domain: str
+    state: DeliveryState
+    reason: str
+    last_reply: str
+    attempts: int
+    recorded_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """A send job as its creator asked for it. profile is the list's, as it is now. No scheduled_at: at once."""
 

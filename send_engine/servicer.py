@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import grpc
+import structlog
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -17,12 +18,14 @@ from messmail.send_engine.v1 import send_engine_pb2_grpc
 from send_engine.delivery_pages import DeliveryPages
 from send_engine.esp_accounts import EspAccountAdmin
 from send_engine.idempotency import IdempotencyKey
+from send_engine.person_deliveries import PersonDeliveries
 from send_engine.records import (
     OPERATOR,
     CountedJob,
     Delivery,
     DeliveryState,
     LimitScope,
+    PersonDelivery,
     SendLimit,
     ShownState,
     UnknownPolicy,
@@ -34,6 +37,8 @@ from send_engine.sending import delivery_id
 from send_engine.unknowns import Unknowns
 from servicekit.access import caller
 from servicekit.errors import MessmailError, Reason, invalid_field
+
+_log = structlog.get_logger()
 
 _POLICIES = {
     pb.UNKNOWN_POLICY_UNSPECIFIED: UnknownPolicy.RESEND,
@@ -165,9 +170,12 @@ class SendEngineServicer(send_engine_pb2_grpc.SendEngineServicer):
 class SendEngineAdminServicer(admin_grpc.SendEngineAdminServicer):
     """Serves SendEngineAdmin. Without master keys, credentials cannot be kept, so no account can be set."""
 
-    def __init__(self, accounts: EspAccountAdmin | None, limits: SendLimits) -> None:
+    def __init__(
+        self, accounts: EspAccountAdmin | None, limits: SendLimits, person_deliveries: PersonDeliveries
+    ) -> None:
         self._accounts = accounts
         self._limits = limits
+        self._person_deliveries = person_deliveries
 
     def SetEspAccount(
         self, request: admin_pb.SetEspAccountRequest, context: grpc.ServicerContext
@@ -205,6 +213,30 @@ class SendEngineAdminServicer(admin_grpc.SendEngineAdminServicer):
             limits=[_limit(request.tenant_id, limit) for limit in page.limits], next_page_token=page.next_page_token
         )
 
+    def ExportRecipient(
+        self, request: admin_pb.ExportRecipientRequest, context: grpc.ServicerContext
+    ) -> admin_pb.ExportRecipientResponse:
+        """Returns a person's deliveries."""
+        found = self._person_deliveries.export(
+            UUID(request.tenant_id), [UUID(each) for each in request.subscription_ids]
+        )
+        return admin_pb.ExportRecipientResponse(deliveries=[_person_delivery(each) for each in found])
+
+    def EraseRecipient(
+        self, request: admin_pb.EraseRecipientRequest, context: grpc.ServicerContext
+    ) -> admin_pb.EraseRecipientResponse:
+        """Takes a person out of the ledger."""
+        ids = [UUID(each) for each in request.subscription_ids]
+        erased = self._person_deliveries.erase(UUID(request.tenant_id), ids)
+        _log.info(
+            "audit.recipient_erased",
+            client_id=str(caller().client_id),
+            tenant_id=request.tenant_id,
+            subscription_ids=list(request.subscription_ids),
+            deliveries=erased,
+        )
+        return admin_pb.EraseRecipientResponse(erased=erased)
+
     def _admin(self) -> EspAccountAdmin:
         if self._accounts is None:
             raise MessmailError(Reason.ERROR_REASON_UNPROCESSABLE, "this installation has no SEND_ENGINE_MASTER_KEYS")
@@ -240,6 +272,20 @@ def _delivery(job_id: UUID, delivery: Delivery) -> pb.Delivery:
         subscription_id=str(delivery.subscription_id),
         recipient_domain=delivery.domain,
         state=pb.DeliveryState.Value(_STATE_PREFIX + delivery.state.name),
+        reason=delivery.reason,
+        last_reply=delivery.last_reply,
+        attempts=delivery.attempts,
+        recorded_at=None if delivery.recorded_at is None else _timestamp(delivery.recorded_at),
+    )
+
+
+def _person_delivery(delivery: PersonDelivery) -> admin_pb.RecipientDelivery:
+    return admin_pb.RecipientDelivery(
+        job_id=str(delivery.job_id),
+        subscription_id=str(delivery.subscription_id),
+        subject=delivery.subject,
+        recipient_domain=delivery.domain,
+        state=delivery.state,
         reason=delivery.reason,
         last_reply=delivery.last_reply,
         attempts=delivery.attempts,

@@ -31,6 +31,7 @@ from send_engine.mail_loop import MailLoop
 from send_engine.pacing import Pacing
 from send_engine.passed_by import PassedBy
 from send_engine.permits import Permits
+from send_engine.person_deliveries import PersonDeliveries
 from send_engine.planning import Planning
 from send_engine.recipients import Recipients
 from send_engine.records import Lane
@@ -135,7 +136,7 @@ def start(settings: ServiceSettings) -> RunningServer:
         Service(
             "messmail.send_engine.v1.SendEngineAdmin",
             lambda server: send_engine_admin_pb2_grpc.add_SendEngineAdminServicer_to_server(
-                SendEngineAdminServicer(accounts, SendLimits(database)), server
+                SendEngineAdminServicer(accounts, SendLimits(database), PersonDeliveries(database)), server
             ),
         ),
     ]

@@ -19,8 +19,10 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+import sqlalchemy as sa
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
+from sqlalchemy import event
 
 from local_stack.data_directory import DataDirectory
 from local_stack.engines import running
@@ -252,6 +254,21 @@ def status_name(number: int) -> str:
     """Returns the state as a word."""
     name = member_center_pb2.SubscriptionStatus.Name(number)  # type: ignore[arg-type]
     return name.removeprefix("SUBSCRIPTION_STATUS_").lower()
+
+
+@contextmanager
+def counted_commits() -> Iterator[list[int]]:
+    """Counts the transactions of this process, among them those of the server: each takes a connection of its own."""
+    commits: list[int] = []
+
+    def count(*_: object) -> None:
+        commits.append(1)
+
+    event.listen(sa.pool.Pool, "checkout", count)
+    try:
+        yield commits
+    finally:
+        event.remove(sa.pool.Pool, "checkout", count)
 
 
 def unique_address(name: str = "reader") -> str:

@@ -1,4 +1,4 @@
-"""The operator's face: the service MemberCenterAdmin."""
+"""The operator's face: the service MemberCenterAdmin. What it does about one person is in people."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from dataclasses import asdict
 from uuid import UUID
 
 import grpc
-import structlog
 
+from member_center.complaints import Complaints
 from member_center.imports import Imports
 from member_center.limits import Limiter
 from member_center.link_keys import StoredLinkKeys
 from member_center.lists import Lists, NewList, sender_of
 from member_center.oauth import OAuth
+from member_center.people import People
 from member_center.records import Evidence, ImportRow, Limits, NewsletterList, SettingChanges, Usage
+from member_center.servicers.audit import audit
 from member_center.servicers.messages import timestamp
+from member_center.servicers.people import PeopleServicer
 from member_center.signing_keys import SigningKeys
+from member_center.suppressions import Suppressions
 from member_center.tenants import Tenants
 from messmail.member_center.v1 import member_center_admin_pb2 as pb
-from messmail.member_center.v1 import member_center_admin_pb2_grpc
 from servicekit.access import caller
 from servicekit.errors import invalid_field
 from servicekit.json_bounds import BoundsError, check_struct
@@ -32,10 +35,7 @@ _USAGES = {
 }
 
 
-_log = structlog.get_logger()
-
-
-class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminServicer):
+class MemberCenterAdminServicer(PeopleServicer):
     """Serves the operator."""
 
     def __init__(
@@ -47,6 +47,9 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
         limiter: Limiter,
         signing_keys: SigningKeys,
         link_keys: StoredLinkKeys,
+        suppressions: Suppressions,
+        complaints: Complaints,
+        people: People,
     ) -> None:
         self._tenants = tenants
         self._lists = lists
@@ -55,11 +58,14 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
         self._limiter = limiter
         self._signing_keys = signing_keys
         self._link_keys = link_keys
+        self._suppressions = suppressions
+        self._complaints = complaints
+        self._people = people
 
     def CreateTenant(self, request: pb.CreateTenantRequest, context: grpc.ServicerContext) -> pb.CreateTenantResponse:
         """Makes a tenant."""
         tenant_id = str(self._tenants.create(request.name))
-        _audit("tenant_created", tenant_id=tenant_id)
+        audit("tenant_created", tenant_id=tenant_id)
         return pb.CreateTenantResponse(tenant_id=tenant_id)
 
     def ListTenants(self, request: pb.ListTenantsRequest, context: grpc.ServicerContext) -> pb.ListTenantsResponse:
@@ -83,14 +89,14 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
             _setting_changes(request.settings),
         )
         list_id = str(self._lists.create(UUID(request.tenant_id), wanted))
-        _audit("list_created", tenant_id=request.tenant_id, list_id=list_id)
+        audit("list_created", tenant_id=request.tenant_id, list_id=list_id)
         return pb.CreateListResponse(list_id=list_id)
 
     def UpdateList(self, request: pb.UpdateListRequest, context: grpc.ServicerContext) -> pb.UpdateListResponse:
         """Changes settings of a list."""
         changes = _setting_changes(request.settings)
         updated = self._lists.update(UUID(request.tenant_id), UUID(request.list_id), changes)
-        _audit("list_updated", tenant_id=request.tenant_id, list_id=request.list_id, settings=asdict(changes))
+        audit("list_updated", tenant_id=request.tenant_id, list_id=request.list_id, settings=asdict(changes))
         return pb.UpdateListResponse(list=_newsletter_list(updated))
 
     def ListLists(self, request: pb.ListListsRequest, context: grpc.ServicerContext) -> pb.ListListsResponse:
@@ -104,7 +110,7 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
         """Makes an OAuth client."""
         tenant_id = UUID(request.tenant_id) if request.tenant_id else None
         made = self._oauth.create_client(tenant_id, _USAGES[request.usage], tuple(request.scopes), request.name)
-        _audit("client_created", tenant_id=request.tenant_id, made_id=str(made.id), scopes=list(request.scopes))
+        audit("client_created", tenant_id=request.tenant_id, made_id=str(made.id), scopes=list(request.scopes))
         return pb.CreateClientResponse(client_id=str(made.id), client_secret=made.secret)
 
     def RotateClientSecret(
@@ -112,7 +118,7 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
     ) -> pb.RotateClientSecretResponse:
         """Gives a client a new secret."""
         made = self._oauth.rotate_secret(UUID(request.client_id))
-        _audit("client_secret_rotated", rotated_id=request.client_id)
+        audit("client_secret_rotated", rotated_id=request.client_id)
         return pb.RotateClientSecretResponse(client_id=str(made.id), client_secret=made.secret)
 
     def DisableClient(
@@ -120,7 +126,7 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
     ) -> pb.DisableClientResponse:
         """Ends a client."""
         disabled_at = self._oauth.disable_client(UUID(request.client_id))
-        _audit("client_disabled", disabled_id=request.client_id)
+        audit("client_disabled", disabled_id=request.client_id)
         return pb.DisableClientResponse(disabled_at=timestamp(disabled_at))
 
     def ImportMembers(
@@ -136,7 +142,7 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
             proven=request.confirmed,
             evidence=Evidence(caller().client_id, text=request.evidence),
         )
-        _audit("members_imported", list_id=request.list_id, imported=imported.imported, confirmed=request.confirmed)
+        audit("members_imported", list_id=request.list_id, imported=imported.imported, confirmed=request.confirmed)
         return pb.ImportMembersResponse(
             imported=imported.imported,
             skipped=imported.skipped,
@@ -149,7 +155,7 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
             key_ids = [self._signing_keys.rotate()]
         else:
             key_ids = [key_id.hex() for key_id in self._link_keys.rotate()]
-        _audit("keys_rotated", ring=pb.KeyRing.Name(request.ring), key_ids=key_ids)
+        audit("keys_rotated", ring=pb.KeyRing.Name(request.ring), key_ids=key_ids)
         return pb.RotateKeysResponse(key_ids=key_ids)
 
     def SetLimits(self, request: pb.SetLimitsRequest, context: grpc.ServicerContext) -> pb.SetLimitsResponse:
@@ -159,14 +165,10 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
             in_force = self._limiter.set_list_limits(UUID(request.tenant_id), UUID(request.list_id), wanted)
         else:
             in_force = self._limiter.set_limits(wanted)
-        _audit("limits_set", list_id=request.list_id, limits=asdict(wanted))
+        audit("limits_set", list_id=request.list_id, limits=asdict(wanted))
         return pb.SetLimitsResponse(
             limits=pb.Limits(**{name: getattr(in_force, name) for name in pb.Limits.DESCRIPTOR.fields_by_name})
         )
-
-
-def _audit(event: str, **facts: object) -> None:
-    _log.info(f"audit.{event}", client_id=str(caller().client_id), **facts)
 
 
 def _newsletter_list(found: NewsletterList) -> pb.NewsletterList:

@@ -9,7 +9,7 @@ import grpc
 from member_center.audience import Audience
 from member_center.lists import Lists
 from member_center.outbox import Outbox
-from member_center.records import ConfirmationMail, Lease, MailOutcome, MailResult, NewsletterList, Status
+from member_center.records import ConfirmationMail, Lease, MailOutcome, MailResult, NewsletterList, Refusal
 from member_center.revocations import RevocationList
 from member_center.servicers.messages import moment, timestamp
 from member_center.texts import one_line
@@ -28,12 +28,12 @@ _OUTCOMES = {
     pb.MAIL_OUTCOME_FAILED: MailOutcome.FAILED,
 }
 _REFUSALS = {
-    Status.UNSUBSCRIBED: pb.REFUSAL_REASON_UNSUBSCRIBED,
-    Status.BOUNCED: pb.REFUSAL_REASON_BOUNCED,
-    Status.COMPLAINED: pb.REFUSAL_REASON_COMPLAINED,
-    Status.PENDING: pb.REFUSAL_REASON_NOT_CONFIRMED,
-    Status.EXPIRED: pb.REFUSAL_REASON_NOT_CONFIRMED,
-    None: pb.REFUSAL_REASON_GONE,
+    Refusal.UNSUBSCRIBED: pb.REFUSAL_REASON_UNSUBSCRIBED,
+    Refusal.BOUNCED: pb.REFUSAL_REASON_BOUNCED,
+    Refusal.COMPLAINED: pb.REFUSAL_REASON_COMPLAINED,
+    Refusal.NOT_CONFIRMED: pb.REFUSAL_REASON_NOT_CONFIRMED,
+    Refusal.SUPPRESSED: pb.REFUSAL_REASON_SUPPRESSED,
+    Refusal.GONE: pb.REFUSAL_REASON_GONE,
 }
 
 
@@ -82,11 +82,11 @@ class MemberCenterFeedServicer(member_center_feed_pb2_grpc.MemberCenterFeedServi
         told = pb.AuthorizeRecipientsResponse(
             read_at=timestamp(group.read_at),
             refused=[
-                pb.RefusedRecipient(subscription_id=subscription_id, reason=_REFUSALS[status])
-                for subscription_id, status in answer.refused
+                pb.RefusedRecipient(subscription_id=subscription_id, reason=_REFUSALS[refusal])
+                for subscription_id, refusal in answer.refused
             ],
         )
-        columns = group.confirmed, group.addresses, group.preferences, answer.one_click_urls, answer.preferences_urls
+        columns = group.mailable, group.addresses, group.preferences, answer.one_click_urls, answer.preferences_urls
         # Made in its place, a message costs half of one that is made and then copied into the list.
         add = told.authorized.add
         for subscription_id, address, preferences, one_click_url, preferences_url in zip(*columns, strict=True):

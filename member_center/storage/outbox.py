@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 
 from member_center.records import Lease, MailResult, WaitingMail
 from member_center.storage import subscriptions as subscription_store
+from member_center.storage.suppressions import HASH, lookup
 from servicekit.database import Run
 from servicekit.statements import Statement
 
@@ -52,8 +53,9 @@ _LEASE = sa.text(
 # Each mail is looked up by itself, as each recipient of a group is (see audience), and by its key alone: whoever holds
 # its fence holds a mail that has not ended.
 _WAITING = Statement(
-    """
-    SELECT mail.id AS mail_id, held.fence, (SELECT messmail_now()) AS now, subscription.*
+    f"""
+    SELECT mail.id AS mail_id, held.fence, (SELECT messmail_now()) AS now, subscription.*,
+        coalesce({lookup(HASH, "subscription.list_id", "suppression.scope = 'everything'")}, false) AS is_suppressed
     FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS held (id, fence)
     CROSS JOIN LATERAL (
         SELECT id, list_id, subscription_id, fence FROM confirmation_mails
@@ -61,7 +63,7 @@ _WAITING = Statement(
     ) mail
     CROSS JOIN LATERAL (
         SELECT tenant_id, list_id, id, address_key, address, standing, generation, preferences, confirmed_at,
-            pending_since, pending_expires_at, pending_preferences
+            pending_since, pending_expires_at, pending_preferences, pending_mailed_at
         FROM subscriptions
         WHERE tenant_id = :tenant_id AND list_id = mail.list_id AND id = mail.subscription_id LIMIT 1
     ) subscription
@@ -101,16 +103,20 @@ def lease(connection: Connection, tenants: Sequence[UUID], share: int, most: int
     return [Lease(row.tenant_id, row.id, row.fence) for row in connection.execute(_LEASE, parameters)]
 
 
-def read_waiting(run: Run, tenant_id: UUID, leases: Sequence[Lease]) -> list[WaitingMail]:
+def read_waiting(
+    run: Run, tenant_id: UUID, leases: Sequence[Lease], *, hash_inner: bytes, hash_outer: bytes
+) -> list[WaitingMail]:
     """Reads leased mails of the transaction's tenant that are still the holder's, with their subscriptions."""
     held = {(each.mail_id, each.fence): each for each in leases}
     parameters = {
         "tenant_id": tenant_id,
         "ids": [each.mail_id for each in leases],
         "fences": [each.fence for each in leases],
+        "hash_inner": hash_inner,
+        "hash_outer": hash_outer,
     }
     return [
-        WaitingMail(held[row.mail_id, row.fence], subscription_store.from_row(row), row.now)
+        WaitingMail(held[row.mail_id, row.fence], subscription_store.from_row(row), row.now, row.is_suppressed)
         for row in run(_WAITING, parameters)
     ]
 

@@ -21,7 +21,7 @@ _HERE = "tenant_id = :tenant_id AND list_id = :list_id"
 # Named one by one: a prepared statement with * would break in old processes when a newer revision adds a column.
 _COLUMNS = (
     "tenant_id, list_id, id, address_key, address, standing, generation, preferences, confirmed_at, pending_since, "
-    "pending_expires_at, pending_preferences"
+    "pending_expires_at, pending_preferences, pending_mailed_at"
 )
 
 
@@ -55,7 +55,7 @@ _GIVEN = """
         SELECT * FROM jsonb_to_recordset(CAST(:changes AS jsonb)) AS given (
             id uuid, address_key text, address text, standing text, generation integer, preferences jsonb,
             confirmed_at timestamptz, pending_since timestamptz, pending_expires_at timestamptz,
-            pending_preferences jsonb, status text, mail_id uuid
+            pending_preferences jsonb, pending_mailed_at timestamptz, status text, mail_id uuid
         )
     )
 """
@@ -81,10 +81,10 @@ _ADD = Statement(
     {_GIVEN}, stored AS (
         INSERT INTO subscriptions (
             tenant_id, list_id, id, address_key, address, standing, generation, preferences,
-            confirmed_at, pending_since, pending_expires_at, pending_preferences
+            confirmed_at, pending_since, pending_expires_at, pending_preferences, pending_mailed_at
         )
         SELECT :tenant_id, :list_id, id, address_key, address, standing, generation, preferences,
-            confirmed_at, pending_since, pending_expires_at, pending_preferences
+            confirmed_at, pending_since, pending_expires_at, pending_preferences, pending_mailed_at
         FROM given ORDER BY address_key
         ON CONFLICT (tenant_id, list_id, address_key) DO NOTHING
         RETURNING id
@@ -97,7 +97,8 @@ _REPLACE = Statement(
         UPDATE subscriptions present
         SET standing = given.standing, generation = given.generation, preferences = given.preferences,
             confirmed_at = given.confirmed_at, pending_since = given.pending_since,
-            pending_expires_at = given.pending_expires_at, pending_preferences = given.pending_preferences
+            pending_expires_at = given.pending_expires_at, pending_preferences = given.pending_preferences,
+            pending_mailed_at = given.pending_mailed_at
         FROM given WHERE present.tenant_id = :tenant_id AND present.list_id = :list_id AND present.id = given.id
         RETURNING present.id
     ), {_LOG_AND_QUEUE}
@@ -164,7 +165,7 @@ def from_row(row: Any) -> Subscription:
     """Makes the record of a row that has all columns of the table."""
     pending = None
     if row.pending_since is not None:
-        pending = Pending(row.pending_since, row.pending_expires_at, row.pending_preferences)
+        pending = Pending(row.pending_since, row.pending_expires_at, row.pending_preferences, row.pending_mailed_at)
     return Subscription(
         tenant_id=row.tenant_id,
         list_id=row.list_id,
@@ -211,6 +212,7 @@ def _given(change: Change) -> dict[str, Any]:
         "pending_since": pending and pending.since,
         "pending_expires_at": pending and pending.expires_at,
         "pending_preferences": pending and pending.preferences,
+        "pending_mailed_at": pending and pending.mailed_at,
         "status": change.logged,
         "mail_id": uuid7() if change.is_mailed else None,
     }

@@ -126,6 +126,36 @@ revocations = sa.Table(
     sa.Column("until", _time, nullable=False),
 )
 
+# The key of the hashes in suppressions, encrypted. It is the operator's, and there is one.
+address_hash_keys = sa.Table(
+    "address_hash_keys",
+    metadata,
+    _tenant(),
+    sa.Column("encrypted_key", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", _time, nullable=False, server_default=_now),
+)
+
+# Without a list: for all lists of the tenant.
+suppressions = sa.Table(
+    "suppressions",
+    metadata,
+    _tenant(),
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("address_hash", sa.LargeBinary, nullable=False),
+    sa.Column("list_id", sa.Uuid),
+    sa.Column("scope", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("created_at", _time, nullable=False, server_default=_now),
+    sa.ForeignKeyConstraint(["tenant_id", "list_id"], ["lists.tenant_id", "lists.id"]),
+    sa.Index(
+        "suppressions_address",
+        *("tenant_id", "address_hash", "list_id", "reason"),
+        unique=True,
+        postgresql_nulls_not_distinct=True,
+    ),
+    sa.Index("suppressions_oldest", "tenant_id", "created_at", "id"),
+)
+
 subscriptions = sa.Table(
     "subscriptions",
     metadata,
@@ -142,6 +172,8 @@ subscriptions = sa.Table(
     sa.Column("pending_since", _time),
     sa.Column("pending_expires_at", _time),
     sa.Column("pending_preferences", JSONB(none_as_null=True)),
+    # When a confirmation mail was last queued for what is pending.
+    sa.Column("pending_mailed_at", _time),
     sa.ForeignKeyConstraint(["tenant_id", "list_id"], ["lists.tenant_id", "lists.id"]),
     sa.Index("subscriptions_address", "tenant_id", "address_key", "list_id", unique=True),
 )

@@ -298,3 +298,36 @@ def test_limits_on_mails_a_second_are_set_shown_and_taken_away(stack: Stack) -> 
     refused = stack.run_command(*change, "domain", "--mails-per-second", "1")
     assert refused.returncode == 1
     assert "domain" in refused.stderr
+
+
+def test_suppressions_are_made_listed_and_lifted(stack: Stack) -> None:
+    newsletter, email = stack.make_newsletter(), unique_address()
+    of_tenant = ("--tenant", newsletter.tenant_id)
+    stack.import_members(newsletter, [email])
+    made = stack.messmail("suppressions", "add", *of_tenant, "--email", email, "--reason", "bounced")
+    assert (made["list_id"], made["scope"], made["reason"]) == ("", "newsletter", "bounced")
+    assert stack.messmail("suppressions", "list", *of_tenant, "--email", email)["suppressions"] == [made]
+    shown = stack.run_command("suppressions", "list", *of_tenant).stdout
+    assert made["suppression_id"] in shown
+    assert email not in shown
+
+    token = stack.access_token(newsletter.client)
+    body = {"list_id": newsletter.list_id, "subject": "To nobody", "body_text": "Hello"}
+    job = stack.site.post_json("/api/send-jobs", body, token).answer["id"]
+    counters = stack.wait_for_job(job, token)["counters"]
+    assert (counters["total"], counters["suppressed"], counters["sent"]) == (1, 1, 0)
+    [delivery] = stack.messmail("jobs", "deliveries", *of_tenant, job)["deliveries"]
+    assert (delivery["state"], delivery["reason"]) == ("suppressed", "suppressed")
+
+    stack.messmail("suppressions", "remove", *of_tenant, made["suppression_id"])
+    assert stack.messmail("suppressions", "list", *of_tenant) == {"suppressions": []}
+    again = stack.run_command("suppressions", "remove", *of_tenant, made["suppression_id"])
+    assert "SUPPRESSION_NOT_FOUND" in again.stderr
+
+
+def test_a_complaint_is_recorded_and_lifted_to_unsubscribed(stack: Stack) -> None:
+    newsletter, email = stack.make_newsletter(), unique_address()
+    stack.import_members(newsletter, [email])
+    of_person = ("--tenant", newsletter.tenant_id, "--list", newsletter.list_id, "--email", email)
+    assert stack.messmail("people", "complain", *of_person) == {"status": "complained"}
+    assert stack.messmail("people", "pardon", *of_person, "--evidence", "a call") == {"status": "unsubscribed"}

@@ -130,6 +130,7 @@ def test_foreign_keys_between_tenants_tables_are_composite(member_center: Member
     assert {leading for _, _, leading, _ in keys} == {"tenant_id"}
     assert {(child, parent, columns) for child, parent, _, columns in keys if parent != "tenants"} == {
         ("subscriptions", "lists", 2),
+        ("suppressions", "lists", 2),
         ("consent_log", "subscriptions", 3),
         ("confirmation_mails", "subscriptions", 3),
     }
@@ -171,7 +172,8 @@ def test_the_app_role_is_neither_owner_nor_above_the_fences(app: psycopg.Connect
         "SELECT * FROM origin_directory",
         "UPDATE consent_log SET evidence = ''",
         "DELETE FROM consent_log",
-        "DELETE FROM subscriptions",
+        "DELETE FROM confirmation_mails",
+        "UPDATE suppressions SET address_hash = ''",
         "UPDATE clients SET scopes = '{}'",
         "ALTER TABLE subscriptions DISABLE ROW LEVEL SECURITY",
     ):

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from google.protobuf.struct_pb2 import Struct
-from sqlalchemy import event
 
 from messmail.member_center.v1 import member_center_feed_pb2 as feed_pb
 from messmail.member_center.v1 import member_center_pb2 as pb
-from tests.member_center_fixtures import MemberCenter, reason_of, status_name, unique_address
+from tests.member_center_fixtures import MemberCenter, counted_commits, reason_of, status_name, unique_address
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 SetClock = Callable[[timedelta], None]
@@ -42,21 +39,6 @@ def struct(**members: Any) -> Struct:
     made = Struct()
     made.update(members)
     return made
-
-
-@contextmanager
-def counted_commits() -> Iterator[list[int]]:
-    """Counts the transactions of this process, among them those of the server: each takes a connection of its own."""
-    commits: list[int] = []
-
-    def count(*_: object) -> None:
-        commits.append(1)
-
-    event.listen(sa.pool.Pool, "checkout", count)
-    try:
-        yield commits
-    finally:
-        event.remove(sa.pool.Pool, "checkout", count)
 
 
 # ---- subscribing and confirming

@@ -68,15 +68,16 @@ def test_asking_again_while_pending_keeps_the_links_sent_before() -> None:
 
 def test_asking_again_while_pending_prolongs_it_and_keeps_what_was_preferred() -> None:
     again = consent.ask(ASKED, None, NOW + DAY)
-    assert again.pending == Pending(NOW, NOW + DAY + WEEK, {"lang": "en"})
-    assert consent.ask(ASKED, {"lang": "zh-TW"}, NOW + DAY).pending == Pending(NOW, NOW + DAY + WEEK, {"lang": "zh-TW"})
+    assert again.pending == Pending(NOW, NOW + DAY + WEEK, {"lang": "en"}, NOW + DAY)
+    changed = consent.ask(ASKED, {"lang": "zh-TW"}, NOW + DAY)
+    assert changed.pending == Pending(NOW, NOW + DAY + WEEK, {"lang": "zh-TW"}, NOW + DAY)
 
 
 def test_asking_again_after_it_expired_begins_anew() -> None:
     later = NOW + WEEK
     again = consent.ask(ASKED, None, later)
     assert again.generation == ASKED.generation + 1
-    assert again.pending == Pending(later, later + WEEK, None)
+    assert again.pending == Pending(later, later + WEEK, None, later)
     assert reason_of(consent.confirm, again, link_to(ASKED, MAIL), later) == "LINK_SUPERSEDED"
 
 
@@ -205,11 +206,12 @@ def test_an_import_without_proof_asks_newcomers_only() -> None:
 
 
 def test_every_new_generation_is_logged_and_only_who_can_confirm_is_mailed() -> None:
-    asked = consent.change(None, ASKED, NOW, is_mailed=True)
+    asked = consent.change(None, ASKED, NOW)
     assert (asked.logged, asked.is_mailed) == (Status.PENDING, True)
-    again = consent.change(ASKED, consent.ask(ASKED, None, NOW), NOW, is_mailed=True)
+    later = NOW + consent.MAIL_COOL_DOWN
+    again = consent.change(ASKED, consent.ask(ASKED, None, later), later)
     assert (again.logged, again.is_mailed) == (None, True)
-    imported = consent.change(None, consent.admit(NOBODY_YET, {}, proven=True, now=NOW), NOW, is_mailed=True)
+    imported = consent.change(None, consent.admit(NOBODY_YET, {}, proven=True, now=NOW), NOW)
     assert (imported.logged, imported.is_mailed) == (Status.CONFIRMED, False)
 
 

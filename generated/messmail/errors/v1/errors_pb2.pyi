@@ -105,6 +105,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A request with the same idempotency key is being carried out at this moment. Retry-After says when to try again."""
     ERROR_REASON_PEER_NOT_ALLOWED: _ErrorReason.ValueType  # 35
     """Mutual TLS is on, and the caller's certificate has none of the names that may call this service."""
+    ERROR_REASON_SUPPRESSION_NOT_FOUND: _ErrorReason.ValueType  # 36
+    """There is no such suppression, or it belongs to another tenant."""
+    ERROR_REASON_SUBSCRIPTION_NOT_FOUND: _ErrorReason.ValueType  # 37
+    """The address was never on the list, or has been erased."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a request was refused."""
@@ -183,6 +187,10 @@ ERROR_REASON_IDEMPOTENCY_KEY_IN_USE: ErrorReason.ValueType  # 34
 """A request with the same idempotency key is being carried out at this moment. Retry-After says when to try again."""
 ERROR_REASON_PEER_NOT_ALLOWED: ErrorReason.ValueType  # 35
 """Mutual TLS is on, and the caller's certificate has none of the names that may call this service."""
+ERROR_REASON_SUPPRESSION_NOT_FOUND: ErrorReason.ValueType  # 36
+"""There is no such suppression, or it belongs to another tenant."""
+ERROR_REASON_SUBSCRIPTION_NOT_FOUND: ErrorReason.ValueType  # 37
+"""The address was never on the list, or has been erased."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

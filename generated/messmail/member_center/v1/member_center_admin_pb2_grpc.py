@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from messmail.member_center.v1 import member_center_admin_pb2 as messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2
+from messmail.member_center.v1 import member_center_people_pb2 as messmail_dot_member__center_dot_v1_dot_member__center__people__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -79,6 +80,41 @@ class MemberCenterAdminStub:
                 '/messmail.member_center.v1.MemberCenterAdmin/ImportMembers',
                 request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.ImportMembersRequest.SerializeToString,
                 response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.ImportMembersResponse.FromString,
+                _registered_method=True)
+        self.AddSuppression = channel.unary_unary(
+                '/messmail.member_center.v1.MemberCenterAdmin/AddSuppression',
+                request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.AddSuppressionRequest.SerializeToString,
+                response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.AddSuppressionResponse.FromString,
+                _registered_method=True)
+        self.ListSuppressions = channel.unary_unary(
+                '/messmail.member_center.v1.MemberCenterAdmin/ListSuppressions',
+                request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.ListSuppressionsRequest.SerializeToString,
+                response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.ListSuppressionsResponse.FromString,
+                _registered_method=True)
+        self.RemoveSuppression = channel.unary_unary(
+                '/messmail.member_center.v1.MemberCenterAdmin/RemoveSuppression',
+                request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.RemoveSuppressionRequest.SerializeToString,
+                response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.RemoveSuppressionResponse.FromString,
+                _registered_method=True)
+        self.RecordComplaint = channel.unary_unary(
+                '/messmail.member_center.v1.MemberCenterAdmin/RecordComplaint',
+                request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.RecordComplaintRequest.SerializeToString,
+                response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.RecordComplaintResponse.FromString,
+                _registered_method=True)
+        self.LiftComplaint = channel.unary_unary(
+                '/messmail.member_center.v1.MemberCenterAdmin/LiftComplaint',
+                request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.LiftComplaintRequest.SerializeToString,
+                response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.LiftComplaintResponse.FromString,
+                _registered_method=True)
+        self.ExportPerson = channel.unary_unary(
+                '/messmail.member_center.v1.MemberCenterAdmin/ExportPerson',
+                request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.ExportPersonRequest.SerializeToString,
+                response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.ExportPersonResponse.FromString,
+                _registered_method=True)
+        self.ErasePerson = channel.unary_unary(
+                '/messmail.member_center.v1.MemberCenterAdmin/ErasePerson',
+                request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.ErasePersonRequest.SerializeToString,
+                response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.ErasePersonResponse.FromString,
                 _registered_method=True)
         self.RotateKeys = channel.unary_unary(
                 '/messmail.member_center.v1.MemberCenterAdmin/RotateKeys',
@@ -158,9 +194,67 @@ class MemberCenterAdminServicer:
 
     def ImportMembers(self, request, context):
         """Imports a page of members. A row that cannot be read is rejected with its reason and the others go on; all accepted
-        rows of the page are stored in one transaction. Somebody who unsubscribed, complained or bounced is skipped, never
-        resurrected; so is somebody already confirmed. Without confirmed, the person is sent a confirmation mail. Answers
+        rows of the page are stored in one transaction. Somebody who unsubscribed, complained or bounced, or whose address is
+        suppressed, is skipped, never resurrected; so is somebody already confirmed. Without confirmed, the person is sent a confirmation mail. Answers
         LIST_NOT_FOUND where that is so. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddSuppression(self, request, context):
+        """Suppresses an address at a tenant, or for one of its lists: no send job mails it from now on, and no import brings it
+        back. Confirmed subscriptions stay as they are, and are mailed again once nothing suppresses them. Repeating it for the
+        same reason sets the scope anew. Answers TENANT_NOT_FOUND or LIST_NOT_FOUND where that is so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSuppressions(self, request, context):
+        """Lists the suppressions of a tenant or of one address, oldest first. Whose the others are cannot be told. Answers
+        TENANT_NOT_FOUND where that is so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveSuppression(self, request, context):
+        """Lifts a suppression. Answers SUPPRESSION_NOT_FOUND where that is so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordComplaint(self, request, context):
+        """Records that a person reported a mail of a list as unwanted: nothing but LiftComplaint brings them back to it. Answers
+        LIST_NOT_FOUND, or SUBSCRIPTION_NOT_FOUND when the address was never on the list.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LiftComplaint(self, request, context):
+        """Lifts a complaint. The person is unsubscribed afterwards, so only the link of a confirmation mail subscribes them again.
+        Answers LIST_NOT_FOUND or SUBSCRIPTION_NOT_FOUND where that is so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportPerson(self, request, context):
+        """Returns all that Member Center knows of a person at a tenant: subscriptions, consent log, confirmation mails and
+        suppressions. SendEngineAdmin.ExportRecipient has the rest. Answers TENANT_NOT_FOUND where that is so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ErasePerson(self, request, context):
+        """Erases a person at a tenant, with consent log and confirmation mails. A keyed hash of the address stays, so that no
+        import brings the person back; a list that they complained about stays closed to them. SendEngineAdmin.EraseRecipient
+        erases the rest; call it first, because it needs the ids of the subscriptions. Answers TENANT_NOT_FOUND where that is
+        so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -228,6 +322,41 @@ def add_MemberCenterAdminServicer_to_server(servicer, server):
                     servicer.ImportMembers,
                     request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.ImportMembersRequest.FromString,
                     response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.ImportMembersResponse.SerializeToString,
+            ),
+            'AddSuppression': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddSuppression,
+                    request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.AddSuppressionRequest.FromString,
+                    response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.AddSuppressionResponse.SerializeToString,
+            ),
+            'ListSuppressions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSuppressions,
+                    request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.ListSuppressionsRequest.FromString,
+                    response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.ListSuppressionsResponse.SerializeToString,
+            ),
+            'RemoveSuppression': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveSuppression,
+                    request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.RemoveSuppressionRequest.FromString,
+                    response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.RemoveSuppressionResponse.SerializeToString,
+            ),
+            'RecordComplaint': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordComplaint,
+                    request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.RecordComplaintRequest.FromString,
+                    response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.RecordComplaintResponse.SerializeToString,
+            ),
+            'LiftComplaint': grpc.unary_unary_rpc_method_handler(
+                    servicer.LiftComplaint,
+                    request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.LiftComplaintRequest.FromString,
+                    response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.LiftComplaintResponse.SerializeToString,
+            ),
+            'ExportPerson': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportPerson,
+                    request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.ExportPersonRequest.FromString,
+                    response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.ExportPersonResponse.SerializeToString,
+            ),
+            'ErasePerson': grpc.unary_unary_rpc_method_handler(
+                    servicer.ErasePerson,
+                    request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.ErasePersonRequest.FromString,
+                    response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.ErasePersonResponse.SerializeToString,
             ),
             'RotateKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.RotateKeys,
@@ -484,6 +613,195 @@ class MemberCenterAdmin:
             '/messmail.member_center.v1.MemberCenterAdmin/ImportMembers',
             messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.ImportMembersRequest.SerializeToString,
             messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.ImportMembersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddSuppression(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.member_center.v1.MemberCenterAdmin/AddSuppression',
+            messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.AddSuppressionRequest.SerializeToString,
+            messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.AddSuppressionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSuppressions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.member_center.v1.MemberCenterAdmin/ListSuppressions',
+            messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.ListSuppressionsRequest.SerializeToString,
+            messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.ListSuppressionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveSuppression(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.member_center.v1.MemberCenterAdmin/RemoveSuppression',
+            messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.RemoveSuppressionRequest.SerializeToString,
+            messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.RemoveSuppressionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordComplaint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.member_center.v1.MemberCenterAdmin/RecordComplaint',
+            messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.RecordComplaintRequest.SerializeToString,
+            messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.RecordComplaintResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LiftComplaint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.member_center.v1.MemberCenterAdmin/LiftComplaint',
+            messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.LiftComplaintRequest.SerializeToString,
+            messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.LiftComplaintResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportPerson(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.member_center.v1.MemberCenterAdmin/ExportPerson',
+            messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.ExportPersonRequest.SerializeToString,
+            messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.ExportPersonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ErasePerson(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.member_center.v1.MemberCenterAdmin/ErasePerson',
+            messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.ErasePersonRequest.SerializeToString,
+            messmail_dot_member__center_dot_v1_dot_member__center__people__pb2.ErasePersonResponse.FromString,
             options,
             channel_credentials,
             insecure,

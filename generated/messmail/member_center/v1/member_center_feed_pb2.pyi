@@ -38,6 +38,8 @@ class _RefusalReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Refusal
     """The subscription is not confirmed."""
     REFUSAL_REASON_GONE: _RefusalReason.ValueType  # 5
     """There is no such subscription any more."""
+    REFUSAL_REASON_SUPPRESSED: _RefusalReason.ValueType  # 6
+    """The person's address is suppressed."""
 
 class RefusalReason(_RefusalReason, metaclass=_RefusalReasonEnumTypeWrapper):
     """Why somebody may not be mailed now."""
@@ -54,6 +56,8 @@ REFUSAL_REASON_NOT_CONFIRMED: RefusalReason.ValueType  # 4
 """The subscription is not confirmed."""
 REFUSAL_REASON_GONE: RefusalReason.ValueType  # 5
 """There is no such subscription any more."""
+REFUSAL_REASON_SUPPRESSED: RefusalReason.ValueType  # 6
+"""The person's address is suppressed."""
 Global___RefusalReason: _TypeAlias = RefusalReason  # noqa: Y015
 
 class _MailOutcome:

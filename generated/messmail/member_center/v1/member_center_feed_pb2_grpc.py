@@ -97,7 +97,7 @@ class MemberCenterFeedServicer:
 
     def LeaseConfirmationMails(self, request, context):
         """Leases confirmation mails that are due, oldest first and tenants in turn. What is not acknowledged before the lease
-        ends is leased again, so a confirmation may arrive twice. What is no longer pending is skipped.
+        ends is leased again, so a confirmation may arrive twice. What is no longer pending or is suppressed is skipped.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,7 @@ class MemberCenterFeedStub:
     """
     LeaseConfirmationMails: _grpc.UnaryUnaryMultiCallable[_member_center_feed_pb2.LeaseConfirmationMailsRequest, _member_center_feed_pb2.LeaseConfirmationMailsResponse]
     """Leases confirmation mails that are due, oldest first and tenants in turn. What is not acknowledged before the lease
-    ends is leased again, so a confirmation may arrive twice. What is no longer pending is skipped.
+    ends is leased again, so a confirmation may arrive twice. What is no longer pending or is suppressed is skipped.
     """
     AcknowledgeConfirmationMails: _grpc.UnaryUnaryMultiCallable[_member_center_feed_pb2.AcknowledgeConfirmationMailsRequest, _member_center_feed_pb2.AcknowledgeConfirmationMailsResponse]
     """Records what became of leased confirmation mails. A result with an old fence changes nothing. A deferred mail is due
@@ -73,7 +73,7 @@ class MemberCenterFeedAsyncStub(MemberCenterFeedStub):
     """
     LeaseConfirmationMails: _aio.UnaryUnaryMultiCallable[_member_center_feed_pb2.LeaseConfirmationMailsRequest, _member_center_feed_pb2.LeaseConfirmationMailsResponse]  # type: ignore[assignment]
     """Leases confirmation mails that are due, oldest first and tenants in turn. What is not acknowledged before the lease
-    ends is leased again, so a confirmation may arrive twice. What is no longer pending is skipped.
+    ends is leased again, so a confirmation may arrive twice. What is no longer pending or is suppressed is skipped.
     """
     AcknowledgeConfirmationMails: _aio.UnaryUnaryMultiCallable[_member_center_feed_pb2.AcknowledgeConfirmationMailsRequest, _member_center_feed_pb2.AcknowledgeConfirmationMailsResponse]  # type: ignore[assignment]
     """Records what became of leased confirmation mails. A result with an old fence changes nothing. A deferred mail is due
@@ -122,7 +122,7 @@ class MemberCenterFeedServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_member_center_feed_pb2.LeaseConfirmationMailsResponse, _abc.Awaitable[_member_center_feed_pb2.LeaseConfirmationMailsResponse]]:
         """Leases confirmation mails that are due, oldest first and tenants in turn. What is not acknowledged before the lease
-        ends is leased again, so a confirmation may arrive twice. What is no longer pending is skipped.
+        ends is leased again, so a confirmation may arrive twice. What is no longer pending or is suppressed is skipped.
         """
 
     @_abc_1.abstractmethod

@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from messmail.options.v1 import options_pb2 as messmail_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/messmail/send_engine/v1/send_engine_admin.proto\x12\x17messmail.send_engine.v1\x1a\x1b\x62uf/validate/validate.proto\x1a!messmail/options/v1/options.proto\"\xe9\x04\n\x13SetSendLimitRequest\x12(\n\ttenant_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x08tenantId\x12J\n\x05scope\x18\x02 \x01(\x0e\x32\'.messmail.send_engine.v1.SendLimitScopeB\x0b\xbaH\x08\x82\x01\x02\x10\x01\xc8\x01\x01R\x05scope\x12 \n\x06\x64omain\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xfd\x01R\x06\x64omain\x12\x43\n\x10mails_per_second\x18\x04 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00\x00\x00\x00@\x01R\x0emailsPerSecond:\xf4\x02\xbaH\xf0\x02\x1a~\n\x0fsend_limit.rate\x12,mails_per_second: must be 0 or at least 0.01\x1a=this.mails_per_second == 0.0 || this.mails_per_second >= 0.01\x1az\n\x11send_limit.domain\x12\x37\x64omain: name one for the scope domain, and for no other\x1a,(this.scope == 3) == (size(this.domain) > 0)\x1ar\n\x11send_limit.tenant\x12\x30tenant_id: name the tenant that the limit is for\x1a+this.scope != 1 || size(this.tenant_id) > 0\"P\n\x14SetSendLimitResponse\x12\x38\n\x05limit\x18\x01 \x01(\x0b\x32\".messmail.send_engine.v1.SendLimitR\x05limit\"\x91\x01\n\x15ListSendLimitsRequest\x12(\n\ttenant_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x08tenantId\x12%\n\tpage_size\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03R\tpageToken\"|\n\x16ListSendLimitsResponse\x12:\n\x06limits\x18\x01 \x03(\x0b\x32\".messmail.send_engine.v1.SendLimitR\x06limits\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc6\x01\n\tSendLimit\x12\x1b\n\ttenant_id\x18\x01 \x01(\tR\x08tenantId\x12=\n\x05scope\x18\x02 \x01(\x0e\x32\'.messmail.send_engine.v1.SendLimitScopeR\x05scope\x12\x16\n\x06\x64omain\x18\x03 \x01(\tR\x06\x64omain\x12(\n\x10mails_per_second\x18\x04 \x01(\x01R\x0emailsPerSecond\x12\x1b\n\tslowed_to\x18\x05 \x01(\x01R\x08slowedTo\"j\n\x14SetEspAccountRequest\x12(\n\ttenant_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x08tenantId\x12(\n\x08smtp_url\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\xe8\x07R\x07smtpUrl\"V\n\x15SetEspAccountResponse\x12=\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32#.messmail.send_engine.v1.EspAccountR\x07\x61\x63\x63ount\"@\n\x14GetEspAccountRequest\x12(\n\ttenant_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x08tenantId\"V\n\x15GetEspAccountResponse\x12=\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32#.messmail.send_engine.v1.EspAccountR\x07\x61\x63\x63ount\"?\n\nEspAccount\x12\x1b\n\ttenant_id\x18\x01 \x01(\tR\x08tenantId\x12\x14\n\x05relay\x18\x02 \x01(\tR\x05relay*\x8e\x01\n\x0eSendLimitScope\x12 \n\x1cSEND_LIMIT_SCOPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17SEND_LIMIT_SCOPE_TENANT\x10\x01\x12 \n\x1cSEND_LIMIT_SCOPE_ESP_ACCOUNT\x10\x02\x12\x1b\n\x17SEND_LIMIT_SCOPE_DOMAIN\x10\x03\x32\xd1\x04\n\x0fSendEngineAdmin\x12\x8d\x01\n\rSetEspAccount\x12-.messmail.send_engine.v1.SetEspAccountRequest\x1a..messmail.send_engine.v1.SetEspAccountResponse\"\x1d\x90\x02\x02\x8a\xb5\x18\x10\x1a\x0einternal:admin\x92\xb5\x18\x02\x08\x01\x12\x8d\x01\n\rGetEspAccount\x12-.messmail.send_engine.v1.GetEspAccountRequest\x1a..messmail.send_engine.v1.GetEspAccountResponse\"\x1d\x90\x02\x01\x8a\xb5\x18\x10\x1a\x0einternal:admin\x92\xb5\x18\x02\x08\x01\x12\x8a\x01\n\x0cSetSendLimit\x12,.messmail.send_engine.v1.SetSendLimitRequest\x1a-.messmail.send_engine.v1.SetSendLimitResponse\"\x1d\x90\x02\x02\x8a\xb5\x18\x10\x1a\x0einternal:admin\x92\xb5\x18\x02\x08\x01\x12\x90\x01\n\x0eListSendLimits\x12..messmail.send_engine.v1.ListSendLimitsRequest\x1a/.messmail.send_engine.v1.ListSendLimitsResponse\"\x1d\x90\x02\x01\x8a\xb5\x18\x10\x1a\x0einternal:admin\x92\xb5\x18\x02\x08\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/messmail/send_engine/v1/send_engine_admin.proto\x12\x17messmail.send_engine.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!messmail/options/v1/options.proto\"\xe9\x04\n\x13SetSendLimitRequest\x12(\n\ttenant_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x08tenantId\x12J\n\x05scope\x18\x02 \x01(\x0e\x32\'.messmail.send_engine.v1.SendLimitScopeB\x0b\xbaH\x08\x82\x01\x02\x10\x01\xc8\x01\x01R\x05scope\x12 \n\x06\x64omain\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xfd\x01R\x06\x64omain\x12\x43\n\x10mails_per_second\x18\x04 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00\x00\x00\x00@\x01R\x0emailsPerSecond:\xf4\x02\xbaH\xf0\x02\x1a~\n\x0fsend_limit.rate\x12,mails_per_second: must be 0 or at least 0.01\x1a=this.mails_per_second == 0.0 || this.mails_per_second >= 0.01\x1az\n\x11send_limit.domain\x12\x37\x64omain: name one for the scope domain, and for no other\x1a,(this.scope == 3) == (size(this.domain) > 0)\x1ar\n\x11send_limit.tenant\x12\x30tenant_id: name the tenant that the limit is for\x1a+this.scope != 1 || size(this.tenant_id) > 0\"P\n\x14SetSendLimitResponse\x12\x38\n\x05limit\x18\x01 \x01(\x0b\x32\".messmail.send_engine.v1.SendLimitR\x05limit\"\x91\x01\n\x15ListSendLimitsRequest\x12(\n\ttenant_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x08tenantId\x12%\n\tpage_size\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03R\tpageToken\"|\n\x16ListSendLimitsResponse\x12:\n\x06limits\x18\x01 \x03(\x0b\x32\".messmail.send_engine.v1.SendLimitR\x06limits\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc6\x01\n\tSendLimit\x12\x1b\n\ttenant_id\x18\x01 \x01(\tR\x08tenantId\x12=\n\x05scope\x18\x02 \x01(\x0e\x32\'.messmail.send_engine.v1.SendLimitScopeR\x05scope\x12\x16\n\x06\x64omain\x18\x03 \x01(\tR\x06\x64omain\x12(\n\x10mails_per_second\x18\x04 \x01(\x01R\x0emailsPerSecond\x12\x1b\n\tslowed_to\x18\x05 \x01(\x01R\x08slowedTo\"j\n\x14SetEspAccountRequest\x12(\n\ttenant_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x08tenantId\x12(\n\x08smtp_url\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\xe8\x07R\x07smtpUrl\"V\n\x15SetEspAccountResponse\x12=\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32#.messmail.send_engine.v1.EspAccountR\x07\x61\x63\x63ount\"@\n\x14GetEspAccountRequest\x12(\n\ttenant_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x08tenantId\"V\n\x15GetEspAccountResponse\x12=\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32#.messmail.send_engine.v1.EspAccountR\x07\x61\x63\x63ount\"?\n\nEspAccount\x12\x1b\n\ttenant_id\x18\x01 \x01(\tR\x08tenantId\x12\x14\n\x05relay\x18\x02 \x01(\tR\x05relay\"\x81\x01\n\x16\x45xportRecipientRequest\x12(\n\ttenant_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x08tenantId\x12=\n\x10subscription_ids\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x08\x01\x10\xe8\x07\"\x05r\x03\xb0\x01\x01R\x0fsubscriptionIds\"e\n\x17\x45xportRecipientResponse\x12J\n\ndeliveries\x18\x01 \x03(\x0b\x32*.messmail.send_engine.v1.RecipientDeliveryR\ndeliveries\"\xc8\x02\n\x11RecipientDelivery\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\'\n\x0fsubscription_id\x18\x02 \x01(\tR\x0esubscriptionId\x12\x18\n\x07subject\x18\x03 \x01(\tR\x07subject\x12.\n\x10recipient_domain\x18\x04 \x01(\tB\x03\x80\x01\x01R\x0frecipientDomain\x12\x14\n\x05state\x18\x05 \x01(\tR\x05state\x12\x16\n\x06reason\x18\x06 \x01(\tR\x06reason\x12\"\n\nlast_reply\x18\x07 \x01(\tB\x03\x80\x01\x01R\tlastReply\x12\x1a\n\x08\x61ttempts\x18\x08 \x01(\rR\x08\x61ttempts\x12;\n\x0brecorded_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nrecordedAt\"\x80\x01\n\x15\x45raseRecipientRequest\x12(\n\ttenant_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x08tenantId\x12=\n\x10subscription_ids\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x08\x01\x10\xe8\x07\"\x05r\x03\xb0\x01\x01R\x0fsubscriptionIds\"0\n\x16\x45raseRecipientResponse\x12\x16\n\x06\x65rased\x18\x01 \x01(\rR\x06\x65rased*\x8e\x01\n\x0eSendLimitScope\x12 \n\x1cSEND_LIMIT_SCOPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17SEND_LIMIT_SCOPE_TENANT\x10\x01\x12 \n\x1cSEND_LIMIT_SCOPE_ESP_ACCOUNT\x10\x02\x12\x1b\n\x17SEND_LIMIT_SCOPE_DOMAIN\x10\x03\x32\xfa\x06\n\x0fSendEngineAdmin\x12\x8d\x01\n\rSetEspAccount\x12-.messmail.send_engine.v1.SetEspAccountRequest\x1a..messmail.send_engine.v1.SetEspAccountResponse\"\x1d\x90\x02\x02\x8a\xb5\x18\x10\x1a\x0einternal:admin\x92\xb5\x18\x02\x08\x01\x12\x8d\x01\n\rGetEspAccount\x12-.messmail.send_engine.v1.GetEspAccountRequest\x1a..messmail.send_engine.v1.GetEspAccountResponse\"\x1d\x90\x02\x01\x8a\xb5\x18\x10\x1a\x0einternal:admin\x92\xb5\x18\x02\x08\x01\x12\x8a\x01\n\x0cSetSendLimit\x12,.messmail.send_engine.v1.SetSendLimitRequest\x1a-.messmail.send_engine.v1.SetSendLimitResponse\"\x1d\x90\x02\x02\x8a\xb5\x18\x10\x1a\x0einternal:admin\x92\xb5\x18\x02\x08\x01\x12\x90\x01\n\x0eListSendLimits\x12..messmail.send_engine.v1.ListSendLimitsRequest\x1a/.messmail.send_engine.v1.ListSendLimitsResponse\"\x1d\x90\x02\x01\x8a\xb5\x18\x10\x1a\x0einternal:admin\x92\xb5\x18\x02\x08\x01\x12\x93\x01\n\x0f\x45xportRecipient\x12/.messmail.send_engine.v1.ExportRecipientRequest\x1a\x30.messmail.send_engine.v1.ExportRecipientResponse\"\x1d\x90\x02\x01\x8a\xb5\x18\x10\x1a\x0einternal:admin\x92\xb5\x18\x02\x08\x01\x12\x90\x01\n\x0e\x45raseRecipient\x12..messmail.send_engine.v1.EraseRecipientRequest\x1a/.messmail.send_engine.v1.EraseRecipientResponse\"\x1d\x90\x02\x02\x8a\xb5\x18\x10\x1a\x0einternal:admin\x92\xb5\x18\x02\x08\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,6 +56,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETESPACCOUNTREQUEST'].fields_by_name['smtp_url']._serialized_options = b'\200\001\001\272H\007r\005\020\001\030\350\007'
   _globals['_GETESPACCOUNTREQUEST'].fields_by_name['tenant_id']._loaded_options = None
   _globals['_GETESPACCOUNTREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
+  _globals['_EXPORTRECIPIENTREQUEST'].fields_by_name['tenant_id']._loaded_options = None
+  _globals['_EXPORTRECIPIENTREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
+  _globals['_EXPORTRECIPIENTREQUEST'].fields_by_name['subscription_ids']._loaded_options = None
+  _globals['_EXPORTRECIPIENTREQUEST'].fields_by_name['subscription_ids']._serialized_options = b'\272H\017\222\001\014\010\001\020\350\007\"\005r\003\260\001\001'
+  _globals['_RECIPIENTDELIVERY'].fields_by_name['recipient_domain']._loaded_options = None
+  _globals['_RECIPIENTDELIVERY'].fields_by_name['recipient_domain']._serialized_options = b'\200\001\001'
+  _globals['_RECIPIENTDELIVERY'].fields_by_name['last_reply']._loaded_options = None
+  _globals['_RECIPIENTDELIVERY'].fields_by_name['last_reply']._serialized_options = b'\200\001\001'
+  _globals['_ERASERECIPIENTREQUEST'].fields_by_name['tenant_id']._loaded_options = None
+  _globals['_ERASERECIPIENTREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
+  _globals['_ERASERECIPIENTREQUEST'].fields_by_name['subscription_ids']._loaded_options = None
+  _globals['_ERASERECIPIENTREQUEST'].fields_by_name['subscription_ids']._serialized_options = b'\272H\017\222\001\014\010\001\020\350\007\"\005r\003\260\001\001'
   _globals['_SENDENGINEADMIN'].methods_by_name['SetEspAccount']._loaded_options = None
   _globals['_SENDENGINEADMIN'].methods_by_name['SetEspAccount']._serialized_options = b'\220\002\002\212\265\030\020\032\016internal:admin\222\265\030\002\010\001'
   _globals['_SENDENGINEADMIN'].methods_by_name['GetEspAccount']._loaded_options = None
@@ -63,28 +76,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SENDENGINEADMIN'].methods_by_name['SetSendLimit']._serialized_options = b'\220\002\002\212\265\030\020\032\016internal:admin\222\265\030\002\010\001'
   _globals['_SENDENGINEADMIN'].methods_by_name['ListSendLimits']._loaded_options = None
   _globals['_SENDENGINEADMIN'].methods_by_name['ListSendLimits']._serialized_options = b'\220\002\001\212\265\030\020\032\016internal:admin\222\265\030\002\010\001'
-  _globals['_SENDLIMITSCOPE']._serialized_start=1733
-  _globals['_SENDLIMITSCOPE']._serialized_end=1875
-  _globals['_SETSENDLIMITREQUEST']._serialized_start=141
-  _globals['_SETSENDLIMITREQUEST']._serialized_end=758
-  _globals['_SETSENDLIMITRESPONSE']._serialized_start=760
-  _globals['_SETSENDLIMITRESPONSE']._serialized_end=840
-  _globals['_LISTSENDLIMITSREQUEST']._serialized_start=843
-  _globals['_LISTSENDLIMITSREQUEST']._serialized_end=988
-  _globals['_LISTSENDLIMITSRESPONSE']._serialized_start=990
-  _globals['_LISTSENDLIMITSRESPONSE']._serialized_end=1114
-  _globals['_SENDLIMIT']._serialized_start=1117
-  _globals['_SENDLIMIT']._serialized_end=1315
-  _globals['_SETESPACCOUNTREQUEST']._serialized_start=1317
-  _globals['_SETESPACCOUNTREQUEST']._serialized_end=1423
-  _globals['_SETESPACCOUNTRESPONSE']._serialized_start=1425
-  _globals['_SETESPACCOUNTRESPONSE']._serialized_end=1511
-  _globals['_GETESPACCOUNTREQUEST']._serialized_start=1513
-  _globals['_GETESPACCOUNTREQUEST']._serialized_end=1577
-  _globals['_GETESPACCOUNTRESPONSE']._serialized_start=1579
-  _globals['_GETESPACCOUNTRESPONSE']._serialized_end=1665
-  _globals['_ESPACCOUNT']._serialized_start=1667
-  _globals['_ESPACCOUNT']._serialized_end=1730
-  _globals['_SENDENGINEADMIN']._serialized_start=1878
-  _globals['_SENDENGINEADMIN']._serialized_end=2471
+  _globals['_SENDENGINEADMIN'].methods_by_name['ExportRecipient']._loaded_options = None
+  _globals['_SENDENGINEADMIN'].methods_by_name['ExportRecipient']._serialized_options = b'\220\002\001\212\265\030\020\032\016internal:admin\222\265\030\002\010\001'
+  _globals['_SENDENGINEADMIN'].methods_by_name['EraseRecipient']._loaded_options = None
+  _globals['_SENDENGINEADMIN'].methods_by_name['EraseRecipient']._serialized_options = b'\220\002\002\212\265\030\020\032\016internal:admin\222\265\030\002\010\001'
+  _globals['_SENDLIMITSCOPE']._serialized_start=2513
+  _globals['_SENDLIMITSCOPE']._serialized_end=2655
+  _globals['_SETSENDLIMITREQUEST']._serialized_start=174
+  _globals['_SETSENDLIMITREQUEST']._serialized_end=791
+  _globals['_SETSENDLIMITRESPONSE']._serialized_start=793
+  _globals['_SETSENDLIMITRESPONSE']._serialized_end=873
+  _globals['_LISTSENDLIMITSREQUEST']._serialized_start=876
+  _globals['_LISTSENDLIMITSREQUEST']._serialized_end=1021
+  _globals['_LISTSENDLIMITSRESPONSE']._serialized_start=1023
+  _globals['_LISTSENDLIMITSRESPONSE']._serialized_end=1147
+  _globals['_SENDLIMIT']._serialized_start=1150
+  _globals['_SENDLIMIT']._serialized_end=1348
+  _globals['_SETESPACCOUNTREQUEST']._serialized_start=1350
+  _globals['_SETESPACCOUNTREQUEST']._serialized_end=1456
+  _globals['_SETESPACCOUNTRESPONSE']._serialized_start=1458
+  _globals['_SETESPACCOUNTRESPONSE']._serialized_end=1544
+  _globals['_GETESPACCOUNTREQUEST']._serialized_start=1546
+  _globals['_GETESPACCOUNTREQUEST']._serialized_end=1610
+  _globals['_GETESPACCOUNTRESPONSE']._serialized_start=1612
+  _globals['_GETESPACCOUNTRESPONSE']._serialized_end=1698
+  _globals['_ESPACCOUNT']._serialized_start=1700
+  _globals['_ESPACCOUNT']._serialized_end=1763
+  _globals['_EXPORTRECIPIENTREQUEST']._serialized_start=1766
+  _globals['_EXPORTRECIPIENTREQUEST']._serialized_end=1895
+  _globals['_EXPORTRECIPIENTRESPONSE']._serialized_start=1897
+  _globals['_EXPORTRECIPIENTRESPONSE']._serialized_end=1998
+  _globals['_RECIPIENTDELIVERY']._serialized_start=2001
+  _globals['_RECIPIENTDELIVERY']._serialized_end=2329
+  _globals['_ERASERECIPIENTREQUEST']._serialized_start=2332
+  _globals['_ERASERECIPIENTREQUEST']._serialized_end=2460
+  _globals['_ERASERECIPIENTRESPONSE']._serialized_start=2462
+  _globals['_ERASERECIPIENTRESPONSE']._serialized_end=2510
+  _globals['_SENDENGINEADMIN']._serialized_start=2658
+  _globals['_SENDENGINEADMIN']._serialized_end=3548
 # @@protoc_insertion_point(module_scope)

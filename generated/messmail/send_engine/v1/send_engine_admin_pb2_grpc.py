@@ -55,6 +55,16 @@ class SendEngineAdminStub:
                 request_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.ListSendLimitsRequest.SerializeToString,
                 response_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.ListSendLimitsResponse.FromString,
                 _registered_method=True)
+        self.ExportRecipient = channel.unary_unary(
+                '/messmail.send_engine.v1.SendEngineAdmin/ExportRecipient',
+                request_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.ExportRecipientRequest.SerializeToString,
+                response_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.ExportRecipientResponse.FromString,
+                _registered_method=True)
+        self.EraseRecipient = channel.unary_unary(
+                '/messmail.send_engine.v1.SendEngineAdmin/EraseRecipient',
+                request_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.EraseRecipientRequest.SerializeToString,
+                response_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.EraseRecipientResponse.FromString,
+                _registered_method=True)
 
 
 class SendEngineAdminServicer:
@@ -97,6 +107,24 @@ class SendEngineAdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportRecipient(self, request, context):
+        """Returns what became of a person's mails: the deliveries of these subscriptions, which MemberCenterAdmin.ExportPerson
+        names. It reads through all deliveries of the tenant, so it may take minutes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseRecipient(self, request, context):
+        """Takes a person out of the ledger: the deliveries of these subscriptions stay, so that the counters of a job still add
+        up, but nothing leads from them to anybody, and the ESP's replies are gone. A mail under way may be recorded after the
+        call, so call it once before MemberCenterAdmin.ErasePerson and once after. It reads through all deliveries of the
+        tenant, so it may take minutes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SendEngineAdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -119,6 +147,16 @@ def add_SendEngineAdminServicer_to_server(servicer, server):
                     servicer.ListSendLimits,
                     request_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.ListSendLimitsRequest.FromString,
                     response_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.ListSendLimitsResponse.SerializeToString,
+            ),
+            'ExportRecipient': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportRecipient,
+                    request_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.ExportRecipientRequest.FromString,
+                    response_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.ExportRecipientResponse.SerializeToString,
+            ),
+            'EraseRecipient': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseRecipient,
+                    request_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.EraseRecipientRequest.FromString,
+                    response_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.EraseRecipientResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -230,6 +268,60 @@ class SendEngineAdmin:
             '/messmail.send_engine.v1.SendEngineAdmin/ListSendLimits',
             messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.ListSendLimitsRequest.SerializeToString,
             messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.ListSendLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportRecipient(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.send_engine.v1.SendEngineAdmin/ExportRecipient',
+            messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.ExportRecipientRequest.SerializeToString,
+            messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.ExportRecipientResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseRecipient(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.send_engine.v1.SendEngineAdmin/EraseRecipient',
+            messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.EraseRecipientRequest.SerializeToString,
+            messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.EraseRecipientResponse.FromString,
             options,
             channel_credentials,
             insecure,
