@@ -26,6 +26,7 @@ from member_center.storage import limits as limit_store
 from member_center.storage import lists as list_store
 from member_center.storage.windows import Counters, Window
 from servicekit.access import Caller
+from servicekit.audit import AuditLog, Event
 from servicekit.database import Database
 from servicekit.errors import FieldViolation, MessmailError, Reason
 
@@ -55,8 +56,9 @@ def hashing_key(master_keys: str) -> bytes:
 class Limiter:
     """Counts calls and mails, and refuses what is too much."""
 
-    def __init__(self, database: Database, counters: Counters, key: bytes) -> None:
+    def __init__(self, database: Database, counters: Counters, key: bytes, audit: AuditLog) -> None:
         self._database = database
+        self._audit = audit
         self._counters = counters
         self._key = key
         self._installation = Snapshot(self._read, REFRESH_SECONDS)
@@ -109,6 +111,7 @@ class Limiter:
         """Sets limits of the installation and returns those in force."""
         with self._database.tenant(OPERATOR) as connection:
             limit_store.set_limits(connection, wanted)
+            self._audit.append(connection, _limits_set(wanted))
         return self._installation.read_unless_newer(0)
 
     def set_list_limits(self, tenant_id: UUID, list_id: UUID, wanted: Limits) -> Limits:
@@ -123,8 +126,9 @@ class Limiter:
             raise MessmailError(Reason.ERROR_REASON_INVALID_FIELD, text, violations=violations)
         with self._database.tenant(tenant_id) as connection:
             found = list_store.set_list_limits(connection, tenant_id, list_id, wanted)
-        if found is None:
-            raise list_not_found()
+            if found is None:
+                raise list_not_found()
+            self._audit.append(connection, _limits_set(wanted, tenant_id=str(tenant_id), list_id=str(list_id)))
         return self._in_force(found.limits)
 
     def _in_force(self, of_list: Limits | None = None) -> Limits:
@@ -165,6 +169,11 @@ class Limiter:
     def _pause(self, error: RedisError) -> None:
         self._paused_until = time.monotonic() + _PAUSE_SECONDS
         _log.warning("limiter.unavailable", error=type(error).__name__)
+
+
+def _limits_set(wanted: Limits, **of: str) -> Event:
+    changed = {name: value for name, value in asdict(wanted).items() if value is not None}
+    return Event.of_caller("limits_set", **of, limits=changed)
 
 
 def _filled(limits: Limits, beneath: Limits) -> Limits:

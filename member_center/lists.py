@@ -13,6 +13,7 @@ from member_center.storage import lists as list_store
 from member_center.tenants import check_tenant
 from member_center.texts import check_plain_text
 from servicekit.addresses import AddressError, parse_address, parse_mailbox
+from servicekit.audit import AuditLog, Event
 from servicekit.database import Database
 from servicekit.errors import MessmailError, Reason, invalid_field
 
@@ -38,8 +39,9 @@ class NewList:
 class Lists:
     """The lists of one installation. Those asked for lately are kept for REFRESH_SECONDS."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, audit: AuditLog) -> None:
         self._database = database
+        self._audit = audit
         self._kept: OrderedDict[UUID, tuple[float, NewsletterList]] = OrderedDict()
 
     def create(self, tenant_id: UUID, wanted: NewList) -> UUID:
@@ -49,6 +51,9 @@ class Lists:
         with self._database.tenant(tenant_id) as connection:
             check_tenant(connection, tenant_id)
             list_store.add_list(connection, tenant_id, list_id, profile)
+            self._audit.append(
+                connection, Event.of_caller("list_created", tenant_id=str(tenant_id), list_id=str(list_id))
+            )
         return list_id
 
     def page(self, tenant_id: UUID, page_token: str, page_size: int) -> Page[NewsletterList]:

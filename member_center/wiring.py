@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from member_center.audience import Audience
 from member_center.imports import Imports
+from member_center.keyrings import Keyrings
 from member_center.limits import Limiter, hashing_key
 from member_center.link_keys import StoredLinkKeys
 from member_center.links import Links
@@ -34,8 +35,12 @@ from messmail.member_center.v1 import (
     member_center_pb2_grpc,
 )
 from servicekit import migrations
+from servicekit.audit import AuditLog
+from servicekit.audit_check import AuditCheck
+from servicekit.audit_servicer import audit_service
 from servicekit.database import Database
-from servicekit.keyring import MasterKeys
+from servicekit.keyring import MasterKeys, read_master_keys
+from servicekit.preflight import check_database, check_listen
 from servicekit.revocations import Revocations
 from servicekit.server import RunningServer, Service, serve_until_stopped, start_server
 from servicekit.telemetry import configure_logging
@@ -58,6 +63,8 @@ class MemberCenterSettings(BaseSettings):
     model_config = SettingsConfigDict(hide_input_in_errors=True)
 
     member_center_listen: str = "127.0.0.1:50051"
+    # Whether to listen beyond this machine without TLS.
+    member_center_insecure: bool = False
     member_center_database_url: SecretStr
     broker_url: SecretStr
     public_base_url: str
@@ -75,20 +82,28 @@ class OwnerSettings(BaseSettings):
 
 
 def start(settings: MemberCenterSettings) -> RunningServer:
-    """Starts the gRPC server; its caller stops it."""
+    """Starts the gRPC server; its caller stops it. Raises RuntimeError for settings that are not safe."""
+    check_listen(
+        "MEMBER_CENTER_LISTEN",
+        settings.member_center_listen,
+        "listen on 127.0.0.1, or set MEMBER_CENTER_INSECURE=true where the network keeps everybody else out",
+        allowed=settings.member_center_insecure,
+    )
     issuer = settings.public_base_url
-    database = _database(settings)
+    master_keys, database = _master_keys(settings), _database(settings)
+    check_database("MEMBER_CENTER_DATABASE_URL", database)
+    audit = AuditLog(database, master_keys)
+    audit.start()
     counters = Counters(settings.broker_url.get_secret_value())
-    master_keys = MasterKeys(settings.member_center_master_keys.get_secret_value())
-    signing_keys, link_keys = SigningKeys(database, master_keys), StoredLinkKeys(database, master_keys)
+    signing_keys, link_keys = SigningKeys(database, master_keys, audit), StoredLinkKeys(database, master_keys, audit)
     signing_keys.create_missing()
     link_keys.create_missing()
 
-    lists, links = Lists(database), Links(link_keys, issuer)
-    limiter = Limiter(database, counters, hashing_key(settings.member_center_master_keys.get_secret_value()))
+    lists, links = Lists(database, audit), Links(link_keys, issuer)
+    limiter = Limiter(database, counters, hashing_key(settings.member_center_master_keys.get_secret_value()), audit)
     revocations = RevocationList(database)
     verifier = _verifier(issuer, signing_keys, revocations)
-    oauth = OAuth(database, signing_keys, issuer, revocations, verifier)
+    oauth = OAuth(database, signing_keys, issuer, revocations, verifier, audit)
     public = MemberCenterServicer(
         oauth,
         signing_keys,
@@ -98,12 +113,18 @@ def start(settings: MemberCenterSettings) -> RunningServer:
         issuer,
     )
     admin = MemberCenterAdminServicer(
-        Tenants(database), lists, oauth, Imports(database, lists), limiter, signing_keys, link_keys
+        Tenants(database, audit),
+        lists,
+        oauth,
+        Imports(database, lists, audit),
+        limiter,
+        Keyrings(signing_keys, link_keys, audit, master_keys),
     )
     feed = MemberCenterFeedServicer(
         lists, Audience(database, lists, links), Outbox(database, lists, links, limiter), revocations
     )
     services = [
+        audit_service(audit, AuditCheck(database, master_keys)),
         Service(
             "messmail.member_center.v1.MemberCenter",
             lambda server: member_center_pb2_grpc.add_MemberCenterServicer_to_server(public, server),
@@ -118,7 +139,12 @@ def start(settings: MemberCenterSettings) -> RunningServer:
         ),
     ]
     return start_server(
-        settings.member_center_listen, services, verifier, threads=_THREADS, closers=[counters.close, database.close]
+        settings.member_center_listen,
+        services,
+        verifier,
+        audit=audit,
+        threads=_THREADS,
+        closers=[counters.close, audit.close, database.close],
     )
 
 
@@ -165,13 +191,15 @@ def bootstrap(
     settings = settings or MemberCenterSettings()
     database = _database(settings)
     try:
-        master_keys = MasterKeys(settings.member_center_master_keys.get_secret_value())
+        check_database("MEMBER_CENTER_DATABASE_URL", database)
+        audit = AuditLog(database, _master_keys(settings))
+        audit.begin()
         issuer, keys, revocations = (
             settings.public_base_url,
-            SigningKeys(database, master_keys),
+            SigningKeys(database, _master_keys(settings), audit),
             RevocationList(database),
         )
-        oauth = OAuth(database, keys, issuer, revocations, _verifier(issuer, keys, revocations))
+        oauth = OAuth(database, keys, issuer, revocations, _verifier(issuer, keys, revocations), audit)
         if oauth.has_internal_clients() and not force:
             raise RuntimeError("this installation has its first credentials already: make more with `messmail clients`")
         wanted = {"admin": _ADMIN_SCOPES, **(_SERVICE_SCOPES if with_services else {})}
@@ -183,6 +211,10 @@ def bootstrap(
 
 def _verifier(issuer: str, keys: SigningKeys, revocations: RevocationList) -> TokenVerifier:
     return TokenVerifier(issuer, keys, Revocations(revocations.read).includes)
+
+
+def _master_keys(settings: MemberCenterSettings) -> MasterKeys:
+    return read_master_keys("MEMBER_CENTER_MASTER_KEYS", settings.member_center_master_keys.get_secret_value())
 
 
 def _database(settings: MemberCenterSettings) -> Database:

@@ -33,7 +33,7 @@ from send_engine.send_limits import SendLimits
 from send_engine.sending import delivery_id
 from send_engine.unknowns import Unknowns
 from servicekit.access import caller
-from servicekit.errors import MessmailError, Reason, invalid_field
+from servicekit.errors import invalid_field
 
 _POLICIES = {
     pb.UNKNOWN_POLICY_UNSPECIFIED: UnknownPolicy.RESEND,
@@ -163,9 +163,9 @@ class SendEngineServicer(send_engine_pb2_grpc.SendEngineServicer):
 
 
 class SendEngineAdminServicer(admin_grpc.SendEngineAdminServicer):
-    """Serves SendEngineAdmin. Without master keys, credentials cannot be kept, so no account can be set."""
+    """Serves SendEngineAdmin."""
 
-    def __init__(self, accounts: EspAccountAdmin | None, limits: SendLimits) -> None:
+    def __init__(self, accounts: EspAccountAdmin, limits: SendLimits) -> None:
         self._accounts = accounts
         self._limits = limits
 
@@ -173,7 +173,7 @@ class SendEngineAdminServicer(admin_grpc.SendEngineAdminServicer):
         self, request: admin_pb.SetEspAccountRequest, context: grpc.ServicerContext
     ) -> admin_pb.SetEspAccountResponse:
         """Sets a tenant's ESP account."""
-        relay = self._admin().set(UUID(request.tenant_id), request.smtp_url)
+        relay = self._accounts.set(UUID(request.tenant_id), request.smtp_url)
         return admin_pb.SetEspAccountResponse(
             account=admin_pb.EspAccount(tenant_id=str(UUID(request.tenant_id)), relay=relay)
         )
@@ -182,10 +182,17 @@ class SendEngineAdminServicer(admin_grpc.SendEngineAdminServicer):
         self, request: admin_pb.GetEspAccountRequest, context: grpc.ServicerContext
     ) -> admin_pb.GetEspAccountResponse:
         """Returns a tenant's ESP account."""
-        relay = self._admin().relay(UUID(request.tenant_id))
+        relay = self._accounts.relay(UUID(request.tenant_id))
         return admin_pb.GetEspAccountResponse(
             account=admin_pb.EspAccount(tenant_id=str(UUID(request.tenant_id)), relay=relay)
         )
+
+    def ReencryptCredentials(
+        self, request: admin_pb.ReencryptCredentialsRequest, context: grpc.ServicerContext
+    ) -> admin_pb.ReencryptCredentialsResponse:
+        """Encrypts the credentials anew."""
+        count, master_key_id = self._accounts.reencrypt()
+        return admin_pb.ReencryptCredentialsResponse(reencrypted=count, master_key_id=master_key_id)
 
     def SetSendLimit(
         self, request: admin_pb.SetSendLimitRequest, context: grpc.ServicerContext
@@ -204,11 +211,6 @@ class SendEngineAdminServicer(admin_grpc.SendEngineAdminServicer):
         return admin_pb.ListSendLimitsResponse(
             limits=[_limit(request.tenant_id, limit) for limit in page.limits], next_page_token=page.next_page_token
         )
-
-    def _admin(self) -> EspAccountAdmin:
-        if self._accounts is None:
-            raise MessmailError(Reason.ERROR_REASON_UNPROCESSABLE, "this installation has no SEND_ENGINE_MASTER_KEYS")
-        return self._accounts
 
 
 def _time(scheduled_at: Timestamp) -> datetime:

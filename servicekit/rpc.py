@@ -1,7 +1,8 @@
 """The one interceptor that every RPC passes, in this order.
 
 request id      first, so that every answer and log line carries it
-errors          around all that follows: whatever is raised leaves as a status of the contract, without a trace
+errors          around all that follows: whatever is raised leaves as a status of the contract, without a trace; what
+                somebody was not allowed to do goes into the audit log
 deadline        work that cannot be answered in time is not begun
 access          before validation, so that a stranger learns nothing about the fields
 validation      the rules on the fields (protovalidate), then the tenant_id against the token
@@ -28,6 +29,7 @@ from servicekit.access import (
     GATEWAY_AUTHORIZATION,
     REQUEST_ID,
     Caller,
+    CallerKind,
     access_of,
     authorize,
     bearer_token,
@@ -35,12 +37,20 @@ from servicekit.access import (
     is_gateway,
     set_caller,
 )
+from servicekit.audit import AuditLog, Event
 from servicekit.errors import FieldViolation, MessmailError, Reason, to_grpc_status
 from servicekit.telemetry import bind_request_id
 from servicekit.tokens import TokenVerifier
 
 DEFAULT_DEADLINE_SECONDS = 10.0
 _LEAST_TIME_SECONDS = 0.1
+_NOT_ALLOWED = {
+    Reason.ERROR_REASON_TOKEN_MISSING,
+    Reason.ERROR_REASON_TOKEN_INVALID,
+    Reason.ERROR_REASON_TOKEN_EXPIRED,
+    Reason.ERROR_REASON_SCOPE_MISSING,
+    Reason.ERROR_REASON_TENANT_MISMATCH,
+}
 
 _log = structlog.get_logger()
 _validator = protovalidate.Validator()
@@ -75,7 +85,9 @@ def validate(request: Message) -> None:
 class Guard(grpc.ServerInterceptor):
     """Passes a call on only when it may be made and is well-formed, and answers its errors."""
 
-    def __init__(self, methods: Mapping[str, MethodDescriptor], verifier: TokenVerifier) -> None:
+    def __init__(
+        self, methods: Mapping[str, MethodDescriptor], verifier: TokenVerifier, audit: AuditLog | None = None
+    ) -> None:
         self._access: dict[str, options_pb2.Access] = {}
         for path, method in methods.items():
             access = access_of(method)
@@ -83,6 +95,7 @@ class Guard(grpc.ServerInterceptor):
                 raise RuntimeError(f"{path} has no access option: say in its .proto who may call it")
             self._access[path] = access
         self._verifier = verifier
+        self._audit = audit
 
     def intercept_service(
         self,
@@ -106,7 +119,7 @@ class Guard(grpc.ServerInterceptor):
                         self._admit(access, request, request_id, context)
                         yield from stream(request, context)
                     except Exception as error:
-                        _refuse(error, path, request_id, context)
+                        self._refuse(error, path, request_id, context)
 
             return grpc.unary_stream_rpc_method_handler(
                 answer_stream, handler.request_deserializer, handler.response_serializer
@@ -121,13 +134,15 @@ class Guard(grpc.ServerInterceptor):
                     self._admit(access, request, request_id, context)
                     return unary(request, context)
                 except Exception as error:
-                    _refuse(error, path, request_id, context)
+                    self._refuse(error, path, request_id, context)
 
         return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
 
     def _admit(
         self, access: options_pb2.Access, request: Message, request_id: str, context: grpc.ServicerContext
     ) -> None:
+        # Threads are reused: whoever called before has nothing to do with this call.
+        set_caller(Caller(CallerKind.ANONYMOUS, request_id))
         remaining = context.time_remaining()
         # Without a deadline of the caller's, gRPC answers a number of years.
         seconds = DEFAULT_DEADLINE_SECONDS if remaining is None or remaining > 86_400 else remaining
@@ -137,12 +152,18 @@ class Guard(grpc.ServerInterceptor):
         caller = self._identify(access, request_id, context)
         set_caller(caller)
         validate(request)
-        caller.check_tenant(getattr(request, "tenant_id", ""))
+        tenant_id = getattr(request, "tenant_id", "")
+        caller.check_tenant(tenant_id)
+        if self._audit and caller.kind is CallerKind.INTERNAL and access.tenant_scope and tenant_id:
+            self._audit.record(Event.of_caller("acted_for_tenant", tenant_id=tenant_id))
 
     def _identify(self, access: options_pb2.Access, request_id: str, context: grpc.ServicerContext) -> Caller:
         metadata = _metadata(context)
         authorization = metadata.get("authorization")
         claims = self._verifier.verify(bearer_token(authorization)) if authorization else None
+        if claims is not None:
+            known = CallerKind.INTERNAL if claims.tenant_id is None else CallerKind.TENANT
+            set_caller(Caller(known, request_id, claims.client_id, claims.tenant_id))
         kind = authorize(access, claims)
         if is_gateway(self._verifier, metadata.get(GATEWAY_AUTHORIZATION)):
             ip = metadata.get(FORWARDED_IP, "")
@@ -152,6 +173,19 @@ class Guard(grpc.ServerInterceptor):
         if claims is None:
             return Caller(kind, request_id, ip=ip, user_agent=user_agent)
         return Caller(kind, request_id, claims.client_id, claims.tenant_id, claims.scopes, ip, user_agent)
+
+    def _refuse(self, error: Exception, path: str, request_id: str, context: grpc.ServicerContext) -> NoReturn:
+        if isinstance(error, MessmailError):
+            _log.info("rpc.refused", rpc=path, reason=error.status.name)
+            if self._audit and error.reason in _NOT_ALLOWED:
+                try:
+                    self._audit.record(Event.of_caller("call_refused", rpc=path, reason=error.status.name))
+                except MessmailError as unwritten:
+                    error = unwritten
+        else:
+            _log.error("rpc.crashed", rpc=path, exc_info=error)
+            error = MessmailError(Reason.ERROR_REASON_INTERNAL, "something went wrong here: tell us the request id")
+        context.abort_with_status(to_grpc_status(error, request_id))
 
 
 def _request_id(context: grpc.ServicerContext) -> str:
@@ -165,15 +199,6 @@ def _metadata(context: grpc.ServicerContext) -> dict[str, str]:
         key: value if isinstance(value, str) else value.decode("utf-8", "replace")
         for key, value in context.invocation_metadata()
     }
-
-
-def _refuse(error: Exception, path: str, request_id: str, context: grpc.ServicerContext) -> NoReturn:
-    if isinstance(error, MessmailError):
-        _log.info("rpc.refused", rpc=path, reason=error.status.name)
-    else:
-        _log.error("rpc.crashed", rpc=path, exc_info=error)
-        error = MessmailError(Reason.ERROR_REASON_INTERNAL, "something went wrong here: tell us the request id")
-    context.abort_with_status(to_grpc_status(error, request_id))
 
 
 def peer_ip(peer: str) -> str:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from uuid import UUID
 
 import grpc
-import structlog
 
 from member_center.imports import Imports
+from member_center.keyrings import Keyrings
 from member_center.limits import Limiter
-from member_center.link_keys import StoredLinkKeys
 from member_center.lists import Lists, NewList, sender_of
 from member_center.oauth import OAuth
-from member_center.records import Evidence, ImportRow, Limits, NewsletterList, Usage
+from member_center.records import Evidence, ImportRow, KeyRing, Limits, NewsletterList, Usage
 from member_center.servicers.messages import timestamp
-from member_center.signing_keys import SigningKeys
 from member_center.tenants import Tenants
 from messmail.member_center.v1 import member_center_admin_pb2 as pb
 from messmail.member_center.v1 import member_center_admin_pb2_grpc
@@ -30,9 +27,7 @@ _USAGES = {
     pb.CLIENT_USAGE_WEBHOOK_OUTBOUND: Usage.WEBHOOK_OUTBOUND,
     pb.CLIENT_USAGE_INTERNAL: Usage.INTERNAL,
 }
-
-
-_log = structlog.get_logger()
+_RINGS = {pb.KEY_RING_SIGNING: KeyRing.SIGNING, pb.KEY_RING_LINKS: KeyRing.LINKS}
 
 
 class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminServicer):
@@ -45,22 +40,18 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
         oauth: OAuth,
         imports: Imports,
         limiter: Limiter,
-        signing_keys: SigningKeys,
-        link_keys: StoredLinkKeys,
+        keyrings: Keyrings,
     ) -> None:
         self._tenants = tenants
         self._lists = lists
         self._oauth = oauth
         self._imports = imports
         self._limiter = limiter
-        self._signing_keys = signing_keys
-        self._link_keys = link_keys
+        self._keyrings = keyrings
 
     def CreateTenant(self, request: pb.CreateTenantRequest, context: grpc.ServicerContext) -> pb.CreateTenantResponse:
         """Makes a tenant."""
-        tenant_id = str(self._tenants.create(request.name))
-        _audit("tenant_created", tenant_id=tenant_id)
-        return pb.CreateTenantResponse(tenant_id=tenant_id)
+        return pb.CreateTenantResponse(tenant_id=str(self._tenants.create(request.name)))
 
     def ListTenants(self, request: pb.ListTenantsRequest, context: grpc.ServicerContext) -> pb.ListTenantsResponse:
         """Lists the tenants."""
@@ -81,9 +72,7 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
             request.envelope_sender,
             request.language,
         )
-        list_id = str(self._lists.create(UUID(request.tenant_id), wanted))
-        _audit("list_created", tenant_id=request.tenant_id, list_id=list_id)
-        return pb.CreateListResponse(list_id=list_id)
+        return pb.CreateListResponse(list_id=str(self._lists.create(UUID(request.tenant_id), wanted)))
 
     def ListLists(self, request: pb.ListListsRequest, context: grpc.ServicerContext) -> pb.ListListsResponse:
         """Lists the lists of a tenant."""
@@ -96,7 +85,6 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
         """Makes an OAuth client."""
         tenant_id = UUID(request.tenant_id) if request.tenant_id else None
         made = self._oauth.create_client(tenant_id, _USAGES[request.usage], tuple(request.scopes), request.name)
-        _audit("client_created", tenant_id=request.tenant_id, made_id=str(made.id), scopes=list(request.scopes))
         return pb.CreateClientResponse(client_id=str(made.id), client_secret=made.secret)
 
     def RotateClientSecret(
@@ -104,7 +92,6 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
     ) -> pb.RotateClientSecretResponse:
         """Gives a client a new secret."""
         made = self._oauth.rotate_secret(UUID(request.client_id))
-        _audit("client_secret_rotated", rotated_id=request.client_id)
         return pb.RotateClientSecretResponse(client_id=str(made.id), client_secret=made.secret)
 
     def DisableClient(
@@ -112,7 +99,6 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
     ) -> pb.DisableClientResponse:
         """Ends a client."""
         disabled_at = self._oauth.disable_client(UUID(request.client_id))
-        _audit("client_disabled", disabled_id=request.client_id)
         return pb.DisableClientResponse(disabled_at=timestamp(disabled_at))
 
     def ImportMembers(
@@ -128,7 +114,6 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
             proven=request.confirmed,
             evidence=Evidence(caller().client_id, text=request.evidence),
         )
-        _audit("members_imported", list_id=request.list_id, imported=imported.imported, confirmed=request.confirmed)
         return pb.ImportMembersResponse(
             imported=imported.imported,
             skipped=imported.skipped,
@@ -137,12 +122,34 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
 
     def RotateKeys(self, request: pb.RotateKeysRequest, context: grpc.ServicerContext) -> pb.RotateKeysResponse:
         """Makes a new current key in a ring."""
-        if request.ring == pb.KEY_RING_SIGNING:
-            key_ids = [self._signing_keys.rotate()]
-        else:
-            key_ids = [key_id.hex() for key_id in self._link_keys.rotate()]
-        _audit("keys_rotated", ring=pb.KeyRing.Name(request.ring), key_ids=key_ids)
-        return pb.RotateKeysResponse(key_ids=key_ids)
+        return pb.RotateKeysResponse(key_ids=self._keyrings.rotate(_RINGS[request.ring]))
+
+    def ListKeys(self, request: pb.ListKeysRequest, context: grpc.ServicerContext) -> pb.ListKeysResponse:
+        """Lists the keys."""
+        return pb.ListKeysResponse(
+            keys=[
+                pb.StoredKey(
+                    ring=pb.KeyRing.Value(f"KEY_RING_{ring.name}"),
+                    key_id=key.id,
+                    purpose=key.purpose,
+                    state=pb.KeyState.Value(f"KEY_STATE_{key.state.name}"),
+                    created_at=timestamp(key.created_at),
+                    master_key_id=key.master_key,
+                )
+                for ring, key in self._keyrings.shown()
+            ]
+        )
+
+    def RemoveKey(self, request: pb.RemoveKeyRequest, context: grpc.ServicerContext) -> pb.RemoveKeyResponse:
+        """Takes a key away."""
+        return pb.RemoveKeyResponse(made_key_id=self._keyrings.remove(_RINGS[request.ring], request.key_id))
+
+    def ReencryptKeys(
+        self, request: pb.ReencryptKeysRequest, context: grpc.ServicerContext
+    ) -> pb.ReencryptKeysResponse:
+        """Encrypts the keys anew."""
+        count, master_key_id = self._keyrings.reencrypt()
+        return pb.ReencryptKeysResponse(reencrypted=count, master_key_id=master_key_id)
 
     def SetLimits(self, request: pb.SetLimitsRequest, context: grpc.ServicerContext) -> pb.SetLimitsResponse:
         """Sets limits."""
@@ -151,14 +158,9 @@ class MemberCenterAdminServicer(member_center_admin_pb2_grpc.MemberCenterAdminSe
             in_force = self._limiter.set_list_limits(UUID(request.tenant_id), UUID(request.list_id), wanted)
         else:
             in_force = self._limiter.set_limits(wanted)
-        _audit("limits_set", list_id=request.list_id, limits=asdict(wanted))
         return pb.SetLimitsResponse(
             limits=pb.Limits(**{name: getattr(in_force, name) for name in pb.Limits.DESCRIPTOR.fields_by_name})
         )
-
-
-def _audit(event: str, **facts: object) -> None:
-    _log.info(f"audit.{event}", client_id=str(caller().client_id), **facts)
 
 
 def _newsletter_list(found: NewsletterList) -> pb.NewsletterList:
