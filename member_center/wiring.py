@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -19,7 +20,7 @@ from member_center.lists import Lists
 from member_center.oauth import OAuth
 from member_center.outbox import Outbox
 from member_center.preferences import MemberPreferences
-from member_center.records import Usage
+from member_center.records import Purpose, Usage
 from member_center.revocations import RevocationList
 from member_center.servicers.admin import MemberCenterAdminServicer
 from member_center.servicers.feed import MemberCenterFeedServicer
@@ -89,15 +90,29 @@ def start(settings: MemberCenterSettings) -> RunningServer:
         "listen on 127.0.0.1, or set MEMBER_CENTER_INSECURE=true where the network keeps everybody else out",
         allowed=settings.member_center_insecure,
     )
+    with ExitStack() as opened:
+        running = _start(settings, opened)
+        opened.pop_all()
+    return running
+
+
+def _start(settings: MemberCenterSettings, opened: ExitStack) -> RunningServer:
+    """Starts what opened is to close when that fails half-way."""
     issuer = settings.public_base_url
     master_keys, database = _master_keys(settings), _database(settings)
+    opened.callback(database.close)
     check_database("MEMBER_CENTER_DATABASE_URL", database)
     audit = AuditLog(database, master_keys)
     audit.start()
+    opened.callback(audit.close)
     counters = Counters(settings.broker_url.get_secret_value())
+    opened.callback(counters.close)
     signing_keys, link_keys = SigningKeys(database, master_keys, audit), StoredLinkKeys(database, master_keys, audit)
     signing_keys.create_missing()
     link_keys.create_missing()
+    # What no master key fits is told now, and not by the first call.
+    signing_keys.signing()
+    link_keys.current(Purpose.CONFIRM_API)
 
     lists, links = Lists(database, audit), Links(link_keys, issuer)
     limiter = Limiter(database, counters, hashing_key(settings.member_center_master_keys.get_secret_value()), audit)

@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 from concurrent.futures import wait
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -126,9 +126,19 @@ def start(settings: ServiceSettings) -> RunningServer:
         allowed=settings.send_engine_insecure,
     )
     keys = read_master_keys("SEND_ENGINE_MASTER_KEYS", settings.send_engine_master_keys.get_secret_value())
+    with ExitStack() as opened:
+        running = _start(settings, keys, opened)
+        opened.pop_all()
+    return running
+
+
+def _start(settings: ServiceSettings, keys: MasterKeys, opened: ExitStack) -> RunningServer:
+    """Starts what opened is to close when that fails half-way."""
     database = _checked_database(settings, 16, NAME)
+    opened.callback(database.close)
     audit = AuditLog(database, keys)
     audit.start()
+    opened.callback(audit.close)
     doorbell = Doorbell(settings.broker_url.get_secret_value())
     recipients = _recipients(settings)
     servicer = SendEngineServicer(
@@ -174,6 +184,7 @@ class RunningWorker:
     def __init__(self, settings: WorkerSettings) -> None:
         """Starts everything. Raises RuntimeError for settings that are not safe."""
         self._stopping, self._hurrying = threading.Event(), threading.Event()
+        keys = _master_keys(settings)
         database = _checked_database(settings, 12, "worker")
         terms = LedgerTerms(
             worker=f"{socket.gethostname()}:{os.getpid()}",
@@ -188,7 +199,7 @@ class RunningWorker:
         self._database = database
         ledger, recipients = Ledger(database, terms), _recipients(settings)
         self._loop = MailLoop()
-        newsletter_accounts, confirmation_accounts = (_accounts(settings, database) for _ in range(2))
+        newsletter_accounts, confirmation_accounts = (_accounts(settings, database, keys) for _ in range(2))
         self._accounts = (newsletter_accounts, confirmation_accounts)
         passed_by = PassedBy()
         pacing = Pacing(Permits(database), passed_by)
@@ -299,7 +310,11 @@ def maintain(owner_url: str | None = None, keep_weeks: int | None = None) -> Non
 def _checked_database(settings: _SharedSettings, connections: int, name: str) -> Database:
     check_client_secret("SEND_ENGINE_CLIENT_SECRET", settings.send_engine_client_secret.get_secret_value())
     database = Database(settings.send_engine_database_url.get_secret_value(), pool_size=connections, name=name)
-    check_database("SEND_ENGINE_DATABASE_URL", database)
+    try:
+        check_database("SEND_ENGINE_DATABASE_URL", database)
+    except BaseException:
+        database.close()
+        raise
     return database
 
 
@@ -313,10 +328,10 @@ def _recipients(settings: _SharedSettings) -> Recipients:
     return Recipients(open_internal_channel(settings.member_center_address, tokens))
 
 
-def _accounts(settings: WorkerSettings, database: Database) -> EspAccounts:
+def _accounts(settings: WorkerSettings, database: Database, keys: MasterKeys | None) -> EspAccounts:
     return EspAccounts(
         database,
-        _master_keys(settings),
+        keys,
         settings.send_engine_smtp_url.get_secret_value(),
         settings.open_esp,
     )

@@ -83,11 +83,15 @@ class AuditLog:
         self._last_number = 0
 
     def begin(self) -> None:
-        """Begins the log where there is none yet. Safe from several processes at once."""
+        """Begins the log where there is none yet. Safe from several processes at once.
+
+        Raises RuntimeError when none of the master keys fits the log's key.
+        """
         key = secrets.token_bytes(_KEY_BYTES)
         with self._database.tenant(OPERATOR) as connection:
             if audit_store.add_head(connection, self._master_keys.encrypt(key), seal(key, 0, b"")):
                 self._append(connection, [Event("audit_log_begun")])
+            self.key_of(_there(audit_store.read_head(connection)))
 
     def start(self) -> None:
         """Begins the log and starts the thread that writes what is recorded."""

@@ -131,8 +131,8 @@ class TokenVerifier:
 def _check_form(token: str) -> dict[str, Any]:
     """Returns the header of a token that has one form only; raises ValueError for any other.
 
-    Lenient readers disagree about what they read, so what could be read in two ways is refused (RFC 8725 3.11): base64
-    that is not the one of its bytes, JSON that is not plain UTF-8 or has a name twice, and times that are not whole numbers.
+    Lenient readers disagree about what they read, so what could be read in two ways is refused (RFC 8725 2.4): base64
+    that is not the one of its bytes, JSON that is not UTF-8 or has a name twice, and times that are not whole numbers.
     """
     header_part, payload_part, signature_part = token.split(".")
     decoded = []
