@@ -48,6 +48,8 @@ class AuditCheck:
             findings.head = told_head(head.last_number, head.last_mac)
             key = self._log.key_of(head)
             before = audit_store.read_mac(connection, after) if after else b""
+            if before is None:
+                findings.note(after, f"missing: {after}; so {after + 1} cannot be checked")
             events = audit_store.read_page(connection, after, head.last_number, PAGE)
             self._check_chain(key, after, before, events, findings)
             findings.more = findings.verified_until < head.last_number

@@ -116,7 +116,7 @@ class Guard(grpc.ServerInterceptor):
                 request_id = _request_id(context)
                 with bind_request_id(request_id):
                     try:
-                        self._admit(access, request, request_id, context)
+                        self._admit(path, access, request, request_id, context)
                         yield from stream(request, context)
                     except Exception as error:
                         self._refuse(error, path, request_id, context)
@@ -131,7 +131,7 @@ class Guard(grpc.ServerInterceptor):
             request_id = _request_id(context)
             with bind_request_id(request_id):
                 try:
-                    self._admit(access, request, request_id, context)
+                    self._admit(path, access, request, request_id, context)
                     return unary(request, context)
                 except Exception as error:
                     self._refuse(error, path, request_id, context)
@@ -139,7 +139,7 @@ class Guard(grpc.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
 
     def _admit(
-        self, access: options_pb2.Access, request: Message, request_id: str, context: grpc.ServicerContext
+        self, path: str, access: options_pb2.Access, request: Message, request_id: str, context: grpc.ServicerContext
     ) -> None:
         # Threads are reused: whoever called before has nothing to do with this call.
         set_caller(Caller(CallerKind.ANONYMOUS, request_id))
@@ -154,8 +154,10 @@ class Guard(grpc.ServerInterceptor):
         validate(request)
         tenant_id = getattr(request, "tenant_id", "")
         caller.check_tenant(tenant_id)
-        if self._audit and caller.kind is CallerKind.INTERNAL and access.tenant_scope and tenant_id:
-            self._audit.record(Event.of_caller("acted_for_tenant", tenant_id=tenant_id))
+        # What is for internal callers only names tenants all the time; the rest, tenants could have called themselves.
+        for_tenants = access.public or access.tenant_scope
+        if self._audit and caller.kind is CallerKind.INTERNAL and for_tenants and tenant_id:
+            self._audit.record(Event.of_caller("acted_for_tenant", rpc=path, tenant_id=tenant_id))
 
     def _identify(self, access: options_pb2.Access, request_id: str, context: grpc.ServicerContext) -> Caller:
         metadata = _metadata(context)

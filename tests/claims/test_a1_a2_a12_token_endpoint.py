@@ -130,7 +130,7 @@ def malformed(client: Client) -> Iterator[tuple[str, str, bytes, dict[str, str]]
     ):  # fmt: skip
         yield f"a query with {query[:12]}", f"{path}?{query}", whole.encode(), form
         yield f"only a query with {query[:12]}", f"{path}?{query}", b"", form
-    for kind, body in {
+    for kind, raw_body in {
         "nothing": b"", "a letter": b"x", "ampersands": b"&&&", "equals": b"===", "NULs": b"\0" * 100,
         "not UTF-8": whole.encode() + b"&scope=\xff\xfe", "half an escape": whole.encode() + b"&scope=%f",
         "no escape": whole.encode() + b"&scope=%zz", "semicolons": whole.replace("&", ";").encode(),
@@ -143,7 +143,7 @@ def malformed(client: Client) -> Iterator[tuple[str, str, bytes, dict[str, str]]
             "&", "%26").encode(), "an assertion": f"{GRANT}&client_assertion=x&client_assertion_type="
         "urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer".encode(),
     }.items():  # fmt: skip
-        yield f"a body of {kind}", path, body, form
+        yield f"a body of {kind}", path, raw_body, form
 
 
 def test_a1_no_malformed_request_gets_a_token(stack: Stack, newsletter: Newsletter, record_property: object) -> None:

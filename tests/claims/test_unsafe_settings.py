@@ -66,7 +66,7 @@ class Deployment:
             self._forget("center", "signing_keys", "link_keys")
             center_wiring.start(settings).stop(0)
             return
-        shared = {
+        shared: dict[str, Any] = {
             "send_engine_database_url": SecretStr(url or self.app_urls["engine"]),
             "broker_url": SecretStr(self.engines.valkey.url),
             "public_base_url": "http://news.example",

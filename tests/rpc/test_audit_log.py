@@ -122,6 +122,18 @@ def test_tokens_and_refusals_are_logged(member_center: MemberCenter) -> None:
     assert "mail.example" not in json.dumps([MessageToDict(event) for event in page.events])
 
 
+def test_an_internal_caller_that_acts_for_a_tenant_is_logged(member_center: MemberCenter) -> None:
+    newsletter = member_center.make_newsletter()
+    desk = member_center.make_internal_client("internal:send")
+    subscribe = pb.SubscribeRequest(list_id=newsletter.list_id, email=unique_address(), tenant_id=newsletter.tenant_id)
+    member_center.public_as(desk).Subscribe(subscribe)
+    acted = (
+        "acted_for_tenant",
+        {"rpc": "/messmail.member_center.v1.MemberCenter/Subscribe"} | {"tenant_id": newsletter.tenant_id},
+    )
+    wait_for(member_center, lambda found: acted in found)
+
+
 def test_the_log_can_be_paged_from_its_newest_event(member_center: MemberCenter) -> None:
     stub, numbers, before = stub_of(member_center), list[int](), 0
     while True:
