@@ -114,7 +114,7 @@ def test_a11_l6_no_secret_is_in_a_dump_a_log_or_an_answer(stack: Stack, record_p
     for place, told in enumerate(map(json.dumps, refusals)):
         found += [f"{name} in refusal {place}" for form, name in sought.items() if form in told]
     assert found == []
-    assert rows > 50
+    assert rows > 20
     hand_in_claim(record_property, ClaimRow("A11", "secrets looked for in dump, logs and answers", 0, len(secrets), 0))
     hand_in_claim(record_property, ClaimRow("L6", "rows of a dump without a secret", 0, rows, 0))
 

@@ -52,7 +52,6 @@ def test_l5_what_was_done_is_listed_and_harm_to_the_log_is_found(stack: Stack) -
         ("member-center", "client_created", newsletter.client.client_id),
         ("member-center", "members_imported", newsletter.list_id),
         ("member-center", "token_issued", newsletter.tenant_id),
-        ("member-center", "keys_made", "signing"),
     }
 
     def is_all_there() -> bool:
