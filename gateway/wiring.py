@@ -7,7 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Annotated, Final, Literal, TypeAlias
 
 import orjson
@@ -31,6 +31,7 @@ from gateway.routes import Route, RouteTable, read_routes
 from messmail.member_center.v1 import member_center_pb2
 from messmail.send_engine.v1 import send_engine_pb2
 from servicekit.mutual_tls import MutualTlsSettings
+from servicekit.preflight import check_client_secret, check_listen
 from servicekit.telemetry import configure_logging
 
 ServiceName: TypeAlias = Literal["member-center", "send-engine"]
@@ -121,7 +122,13 @@ def serve(settings: GatewaySettings | None = None) -> None:
     settings = settings or GatewaySettings()
     host, _, port = settings.gateway_listen.rpartition(":")
     host = host.strip("[]")
-    _check_listen(host, settings)
+    check_listen(
+        "GATEWAY_LISTEN",
+        settings.gateway_listen,
+        "name the proxy in front of it in GATEWAY_TRUSTED_PROXIES, or set GATEWAY_INSECURE=true",
+        allowed=bool(settings.gateway_trusted_proxies) or settings.gateway_insecure,
+    )
+    check_client_secret("GATEWAY_CLIENT_SECRET", settings.gateway_client_secret.get_secret_value())
     configure_logging("gateway")
     config = uvicorn.Config(
         create_app(settings),
@@ -201,12 +208,3 @@ def _documentation(public_base_url: str) -> str:
 def _stylesheet(name: str) -> Answer:
     headers = (("cache-control", "public, max-age=3600"),)
     return Answer(200, read_asset(name).encode(), "text/css; charset=utf-8", headers)
-
-
-def _check_listen(host: str, settings: GatewaySettings) -> None:
-    loopback = host == "localhost" or (host != "" and ip_address(host).is_loopback)
-    if not (loopback or settings.gateway_trusted_proxies or settings.gateway_insecure):
-        raise RuntimeError(
-            f"GATEWAY_LISTEN {host or '*'} is reachable from elsewhere, and the gateway speaks no TLS: name the proxy "
-            "in front of it in GATEWAY_TRUSTED_PROXIES, or set GATEWAY_INSECURE=true"
-        )

@@ -44,6 +44,15 @@ class AddressHashes:
             if suppression_store.read_key(connection) is None:
                 suppression_store.add_key(connection, self._master_keys.encrypt(os.urandom(_KEY_BYTES)))
 
+    def reencrypt(self) -> int:
+        """Encrypts the key under the first master key, and returns how many there are."""
+        with self._database.tenant(OPERATOR) as connection:
+            stored = suppression_store.read_key(connection)
+            if stored is None:
+                return 0
+            suppression_store.replace_key(connection, self._master_keys.reencrypt(stored))
+        return 1
+
     def hash(self, tenant_id: UUID, address_key: str) -> bytes:
         """Returns the hash of an address key at a tenant, 32 bytes."""
         return hmac.digest(self._tenant_key(tenant_id), address_key.encode(), "sha256")

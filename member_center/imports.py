@@ -26,14 +26,16 @@ from member_center.records import (
 from member_center.storage import subscriptions as subscription_store
 from member_center.storage import suppressions as suppression_store
 from servicekit.addresses import AddressError, EmailAddress, parse_address
+from servicekit.audit import AuditLog, Event
 from servicekit.database import Database
 
 
 class Imports:
     """Imports into the lists of one installation."""
 
-    def __init__(self, database: Database, lists: Lists, hashes: AddressHashes) -> None:
+    def __init__(self, database: Database, lists: Lists, hashes: AddressHashes, audit: AuditLog) -> None:
         self._database = database
+        self._audit = audit
         self._lists = lists
         self._hashes = hashes
 
@@ -57,6 +59,15 @@ class Imports:
             # Who is not among the added subscribed in the meantime.
             imported = len(subscription_store.add(run, new, entry)) + len(changed)
             subscription_store.replace(run, changed, entry)
+        self._audit.record(
+            Event.of_caller(
+                "members_imported",
+                tenant_id=str(found.tenant_id),
+                list_id=str(found.id),
+                imported=imported,
+                confirmed=proven,
+            )
+        )
         return Imported(imported, len(rows) - imported - len(rejected), tuple(rejected))
 
 

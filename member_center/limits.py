@@ -18,6 +18,7 @@ from member_center.storage import limits as limit_store
 from member_center.storage import lists as list_store
 from member_center.storage.windows import Window
 from servicekit.access import Caller
+from servicekit.audit import AuditLog, Event
 from servicekit.database import Database
 from servicekit.errors import FieldViolation, MessmailError, Reason
 
@@ -39,9 +40,10 @@ _MINUTE, _HOUR = 60, 3600
 class Limiter:
     """Counts calls and mails, and refuses what is too much."""
 
-    def __init__(self, database: Database, counting: Counting) -> None:
+    def __init__(self, database: Database, counting: Counting, audit: AuditLog) -> None:
         self._database = database
         self._counting = counting
+        self._audit = audit
         self._installation = Snapshot(self._read, REFRESH_SECONDS)
 
     def admit(self, caller: Caller) -> None:
@@ -82,6 +84,7 @@ class Limiter:
         """Sets limits of the installation and returns those in force."""
         with self._database.tenant(OPERATOR) as connection:
             limit_store.set_limits(connection, wanted)
+            self._audit.append(connection, _limits_set(wanted))
         return self._installation.read_unless_newer(0)
 
     def set_list_limits(self, tenant_id: UUID, list_id: UUID, wanted: Limits) -> Limits:
@@ -96,8 +99,9 @@ class Limiter:
             raise MessmailError(Reason.ERROR_REASON_INVALID_FIELD, text, violations=violations)
         with self._database.tenant(tenant_id) as connection:
             found = list_store.set_list_limits(connection, tenant_id, list_id, wanted)
-        if found is None:
-            raise list_not_found()
+            if found is None:
+                raise list_not_found()
+            self._audit.append(connection, _limits_set(wanted, tenant_id=str(tenant_id), list_id=str(list_id)))
         return self.in_force(found.limits)
 
     def in_force(self, of_list: Limits | None = None) -> Limits:
@@ -115,6 +119,11 @@ class Limiter:
         else:
             name, counted = "anonymous_calls_per_ip_per_minute", network_of(caller.ip)
         return self._counting.window(name, counted + kind, getattr(self.in_force(), name), _MINUTE)
+
+
+def _limits_set(wanted: Limits, **of: str) -> Event:
+    changed = {name: value for name, value in asdict(wanted).items() if value is not None}
+    return Event.of_caller("limits_set", **of, limits=changed)
 
 
 def _filled(limits: Limits, beneath: Limits) -> Limits:

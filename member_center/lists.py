@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from uuid import UUID, uuid4
 
 from member_center.origins import check_origins
@@ -15,6 +15,7 @@ from member_center.tenants import check_tenant
 from member_center.texts import check_plain_text
 from servicekit.access import Caller, CallerKind, scope_missing, token_missing
 from servicekit.addresses import AddressError, parse_address, parse_mailbox
+from servicekit.audit import AuditLog, Event, Fact
 from servicekit.database import Database
 from servicekit.errors import MessmailError, Reason, invalid_field
 
@@ -43,8 +44,9 @@ class NewList:
 class Lists:
     """The lists of one installation. Those asked for lately are kept for REFRESH_SECONDS."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, audit: AuditLog) -> None:
         self._database = database
+        self._audit = audit
         self._kept: OrderedDict[UUID, tuple[float, NewsletterList]] = OrderedDict()
 
     def create(self, tenant_id: UUID, wanted: NewList) -> UUID:
@@ -54,6 +56,9 @@ class Lists:
         with self._database.tenant(tenant_id) as connection:
             check_tenant(connection, tenant_id)
             list_store.add_list(connection, tenant_id, list_id, profile, settings)
+            self._audit.append(
+                connection, Event.of_caller("list_created", tenant_id=str(tenant_id), list_id=str(list_id))
+            )
         return list_id
 
     def update(self, tenant_id: UUID, list_id: UUID, changes: SettingChanges) -> NewsletterList:
@@ -61,8 +66,10 @@ class Lists:
         settings = _read_settings(changes)
         with self._database.tenant(tenant_id) as connection:
             found = list_store.change_settings(connection, tenant_id, list_id, settings)
-        if found is None:
-            raise list_not_found()
+            if found is None:
+                raise list_not_found()
+            event = Event.of_caller("list_updated", tenant_id=str(tenant_id), list_id=str(list_id), **_facts(settings))
+            self._audit.append(connection, event)
         self._kept.pop(list_id, None)
         return found
 
@@ -150,6 +157,11 @@ def _read_settings(changes: SettingChanges) -> SettingChanges:
     if changes.allowed_origins is None:
         return changes
     return replace(changes, allowed_origins=check_origins("settings.allowed_origins.origins", changes.allowed_origins))
+
+
+def _facts(changes: SettingChanges) -> dict[str, Fact]:
+    given = {name: value for name, value in asdict(changes).items() if value is not None}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
 
 def _address(name: str, text: str) -> str:

@@ -6,11 +6,11 @@ import hashlib
 import hmac
 import secrets
 import time
+from dataclasses import replace
 from datetime import datetime
 from uuid import UUID, uuid4
 
 import jwt
-import structlog
 
 from member_center.lists import MEMBERS_SCOPE
 from member_center.records import OPERATOR, AccessToken, Client, NewClient, Usage
@@ -19,6 +19,7 @@ from member_center.signing_keys import TOKEN_LIFE, SigningKeys
 from member_center.storage import clients as client_store
 from member_center.tenants import check_tenant
 from member_center.texts import check_plain_text
+from servicekit.audit import AuditLog, Event
 from servicekit.database import Database
 from servicekit.errors import MessmailError, Reason, invalid_field
 from servicekit.tokens import ALGORITHM, AUDIENCE, TOKEN_TYPE, Claims, TokenVerifier
@@ -31,8 +32,6 @@ _SECRET_BYTES = 32
 # What a secret is compared with when there is no client, so that the answer takes as long.
 _NOBODY = hashlib.sha256(secrets.token_bytes(_SECRET_BYTES)).digest()
 
-_log = structlog.get_logger()
-
 
 class OAuth:
     """The authorization server of one installation."""
@@ -44,12 +43,14 @@ class OAuth:
         issuer: str,
         revocations: RevocationList,
         verifier: TokenVerifier,
+        audit: AuditLog,
     ) -> None:
         self._database = database
         self._keys = keys
         self._issuer = issuer
         self._revocations = revocations
         self._verifier = verifier
+        self._audit = audit
 
     def create_client(self, tenant_id: UUID | None, usage: Usage, scopes: tuple[str, ...], name: str) -> NewClient:
         """Makes a client; raises INVALID_FIELD, SCOPE_INVALID or TENANT_NOT_FOUND."""
@@ -64,6 +65,16 @@ class OAuth:
             if usage is not Usage.INTERNAL:
                 check_tenant(connection, owner)
             client_store.add_client(connection, client, name)
+            self._audit.append(
+                connection,
+                Event.of_caller(
+                    "client_created",
+                    made_id=str(client.id),
+                    tenant_id=str(owner),
+                    usage=usage.value,
+                    scopes=list(client.scopes),
+                ),
+            )
         return NewClient(client.id, secret)
 
     def rotate_secret(self, client_id: UUID) -> NewClient:
@@ -73,6 +84,10 @@ class OAuth:
             owner = client_store.enter_tenant_of(connection, client_id)
             if not client_store.rotate_secret_hash(connection, owner, client_id, _hash(secret)):
                 raise _client_not_found()
+            self._audit.append(
+                connection,
+                Event.of_caller("client_secret_rotated", rotated_id=str(client_id), tenant_id=str(owner)),
+            )
         return NewClient(client_id, secret)
 
     def disable_client(self, client_id: UUID) -> datetime:
@@ -80,8 +95,11 @@ class OAuth:
         with self._database.directory() as connection:
             owner = client_store.enter_tenant_of(connection, client_id)
             ended_at = client_store.disable_client(connection, owner, client_id)
-        if ended_at is None:
-            raise _client_not_found()
+            if ended_at is None:
+                raise _client_not_found()
+            self._audit.append(
+                connection, Event.of_caller("client_disabled", disabled_id=str(client_id), tenant_id=str(owner))
+            )
         # In this order no token can be issued after its client's tokens have been ended.
         self._revocations.end_tokens_of(client_id)
         return ended_at
@@ -103,7 +121,7 @@ class OAuth:
         client = self._caller(client_id, client_secret)
         scopes = _granted(client, scope)
         token = self._sign(client, scopes)
-        _log.info("audit.token_issued", client_id=str(client.id), tenant_id=str(client.tenant_id), scopes=scopes)
+        self._record("token_issued", client.id, tenant_id=str(client.tenant_id), scopes=list(scopes))
         return AccessToken(token, int(TOKEN_LIFE.total_seconds()), scopes)
 
     def revoke_token(self, client_id: str, client_secret: str, token: str) -> None:
@@ -112,7 +130,7 @@ class OAuth:
         claims = self._read(token)
         if claims is not None and claims.client_id == client.id:
             self._revocations.end_token(UUID(claims.token_id))
-            _log.info("audit.token_revoked", client_id=str(client.id), token_id=claims.token_id)
+            self._record("token_revoked", client.id, token_id=claims.token_id)
 
     def introspect_token(self, client_id: str, client_secret: str, token: str) -> Claims | None:
         """Returns what a token says that the client may ask about; None when it is not valid, or another's.
@@ -136,6 +154,7 @@ class OAuth:
     def _caller(self, client_id: str, client_secret: str) -> Client:
         client = self._authenticate(client_id, client_secret)
         if client.usage is Usage.WEBHOOK_OUTBOUND:
+            self._record("client_unauthorized", client.id, tenant_id=str(client.tenant_id))
             raise MessmailError(
                 Reason.ERROR_REASON_CLIENT_UNAUTHORIZED,
                 "a client of usage webhook_outbound gets no access tokens: use one of usage tenant_api",
@@ -153,11 +172,17 @@ class OAuth:
         previous = client.previous_secret_hash if client and client.previous_secret_hash else _NOBODY
         is_right = hmac.compare_digest(offered, current) | hmac.compare_digest(offered, previous)
         if client is None or not is_right or client.disabled_at is not None:
+            # What a stranger typed is not written down: only which client it was about, where there is one.
+            self._record("client_authentication_failed", None if client is None else client.id)
             raise MessmailError(
                 Reason.ERROR_REASON_CLIENT_AUTHENTICATION_FAILED,
                 "the client is unknown, its secret is wrong, or it has been disabled",
             )
         return client
+
+    def _record(self, name: str, client_id: UUID | None, **facts: str | list[str]) -> None:
+        """Records what a client did that authenticates with its secret, and so is not the caller of the RPC."""
+        self._audit.record(replace(Event.of_caller(name, **facts), client_id=client_id))
 
     def _sign(self, client: Client, scopes: tuple[str, ...]) -> str:
         now = int(time.time())

@@ -15,14 +15,16 @@ from member_center.storage import people as people_store
 from member_center.storage import suppressions as suppression_store
 from member_center.tenants import check_tenant
 from servicekit.addresses import EmailAddress
+from servicekit.audit import AuditLog, Event
 from servicekit.database import Database
 
 
 class People:
     """The people of one installation's tenants."""
 
-    def __init__(self, database: Database, hashes: AddressHashes) -> None:
+    def __init__(self, database: Database, hashes: AddressHashes, audit: AuditLog) -> None:
         self._database = database
+        self._audit = audit
         self._hashes = hashes
 
     def export(self, tenant_id: UUID, address: EmailAddress) -> PersonExport:
@@ -42,6 +44,8 @@ class People:
                 for found, list_name in people_store.read_subscriptions(connection, tenant_id, address.key)
             ]
             suppressions = suppression_store.read_page(connection, tenant_id, address_hash, None, None)
+            ids = [each.subscription.id for each in subscriptions]
+            self._audit.append(connection, _event("person_exported", tenant_id, ids))
         return PersonExport(now, subscriptions, suppressions)
 
     def erase(self, tenant_id: UUID, address: EmailAddress) -> list[UUID]:
@@ -63,4 +67,10 @@ class People:
                         SuppressionScope.EVERYTHING,
                         SuppressionReason.COMPLAINT,
                     )
-        return [subscription_id for _, subscription_id, _ in erased]
+            ids = [subscription_id for _, subscription_id, _ in erased]
+            self._audit.append(connection, _event("person_erased", tenant_id, ids))
+        return ids
+
+
+def _event(name: str, tenant_id: UUID, subscription_ids: list[UUID]) -> Event:
+    return Event.of_caller(name, tenant_id=str(tenant_id), subscription_ids=[str(each) for each in subscription_ids])

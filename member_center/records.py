@@ -137,6 +137,32 @@ class StoredKey:
     created_at: datetime
 
 
+class KeyRing(StrEnum):
+    """A ring of keys."""
+
+    SIGNING = "signing"
+    LINKS = "links"
+
+
+class KeyState(StrEnum):
+    """What a key is good for at present."""
+
+    CURRENT = "current"
+    ACCEPTED = "accepted"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True)
+class ShownKey:
+    """What may be told of a key: master_key is the id of the one that it is encrypted under."""
+
+    id: str
+    purpose: str
+    state: KeyState
+    created_at: datetime
+    master_key: str
+
+
 class Purpose(Enum):
     """What a sealed link is for; the number is part of the link."""
 

@@ -20,11 +20,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from member_center.records import OPERATOR, StoredKey
+from member_center.records import OPERATOR, KeyState, ShownKey, StoredKey
 from member_center.snapshot import Snapshot
 from member_center.storage import Connection
 from member_center.storage import keys as key_store
+from servicekit.audit import AuditLog, Event
 from servicekit.database import Database
+from servicekit.errors import invalid_field
 from servicekit.keyring import MasterKeys
 
 REFRESH_SECONDS = 2.0
@@ -64,12 +66,18 @@ def choose(stored: Sequence[tuple[str, datetime]], now: datetime) -> tuple[str, 
     return signing, listed
 
 
+def reencrypted(ring: str, master_key_id: str) -> Event:
+    """Makes the event of a ring that was encrypted under another master key."""
+    return Event.of_caller("keys_reencrypted", ring=ring, master_key_id=master_key_id)
+
+
 class SigningKeys:
     """The keys of the database, known here within REFRESH_SECONDS."""
 
-    def __init__(self, database: Database, master_keys: MasterKeys) -> None:
+    def __init__(self, database: Database, master_keys: MasterKeys, audit: AuditLog) -> None:
         self._database = database
         self._master_keys = master_keys
+        self._audit = audit
         self._known: dict[str, SigningKey] = {}
         self._ring = Snapshot(self._read, REFRESH_SECONDS)
 
@@ -98,7 +106,54 @@ class SigningKeys:
             for kid, _ in made:
                 if kid not in listed:
                     key_store.remove_signing_key(connection, kid)
-            return self._add(connection)
+            new = self._add(connection)
+            self._audit.append(connection, Event.of_caller("keys_rotated", ring="signing", key_ids=[new]))
+        return new
+
+    def remove(self, kid: str) -> str:
+        """Takes a key away before its time, and with it all tokens that it signed.
+
+        Returns the kid of one made in its place, empty where there is a newer one. Raises INVALID_FIELD.
+        """
+        with self._database.tenant(OPERATOR) as connection:
+            key_store.lock_rings(connection)
+            _, stored = key_store.read_signing_keys(connection)
+            kids = [key.id.decode() for key in stored]
+            if kid not in kids:
+                raise invalid_field("key_id", "there is no such key in this ring")
+            key_store.remove_signing_key(connection, kid)
+            made = self._add(connection) if kid == kids[0] else ""
+            self._audit.append(connection, Event.of_caller("key_removed", ring="signing", key_id=kid, made_id=made))
+        self._ring.read_unless_newer(0)
+        return made
+
+    def shown(self) -> list[ShownKey]:
+        """Returns what may be told of the keys, newest first."""
+        with self._database.tenant(OPERATOR) as connection:
+            now, stored = key_store.read_signing_keys(connection)
+        signing, listed = choose([(key.id.decode(), key.created_at) for key in stored], now)
+        states = {kid: KeyState.ACCEPTED for kid in listed} | {signing: KeyState.CURRENT}
+        return [
+            ShownKey(
+                key.id.decode(),
+                "",
+                states.get(key.id.decode(), KeyState.RETIRED),
+                key.created_at,
+                self._master_keys.id_of(key.encrypted_key),
+            )
+            for key in stored
+        ]
+
+    def reencrypt(self) -> int:
+        """Encrypts every key under the first master key, and returns how many there are."""
+        with self._database.tenant(OPERATOR) as connection:
+            key_store.lock_rings(connection)
+            _, stored = key_store.read_signing_keys(connection)
+            for key in stored:
+                encrypted = self._master_keys.reencrypt(key.encrypted_key)
+                key_store.replace_signing_key(connection, key.id.decode(), encrypted)
+            self._audit.append(connection, reencrypted("signing", self._master_keys.first_id))
+        return len(stored)
 
     def create_missing(self) -> None:
         """Makes the first key. Safe from several processes at once."""
@@ -106,7 +161,8 @@ class SigningKeys:
             key_store.lock_rings(connection)
             _, stored = key_store.read_signing_keys(connection)
             if not stored:
-                self._add(connection)
+                made = self._add(connection)
+                self._audit.append(connection, Event("keys_made", {"ring": "signing", "key_ids": [made]}))
 
     def _add(self, connection: Connection) -> str:
         private_key = ec.generate_private_key(ec.SECP256R1())

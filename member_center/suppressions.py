@@ -15,6 +15,7 @@ from member_center.records import Suppression, SuppressionReason, SuppressionSco
 from member_center.storage import suppressions as suppression_store
 from member_center.tenants import check_tenant
 from servicekit.addresses import EmailAddress
+from servicekit.audit import AuditLog, Event
 from servicekit.database import Database
 from servicekit.errors import MessmailError, Reason
 
@@ -22,8 +23,9 @@ from servicekit.errors import MessmailError, Reason
 class Suppressions:
     """The suppressions of one installation."""
 
-    def __init__(self, database: Database, lists: Lists, hashes: AddressHashes) -> None:
+    def __init__(self, database: Database, lists: Lists, hashes: AddressHashes, audit: AuditLog) -> None:
         self._database = database
+        self._audit = audit
         self._lists = lists
         self._hashes = hashes
 
@@ -41,7 +43,9 @@ class Suppressions:
         address_hash = self._hashes.hash(tenant_id, address.key)
         with self._database.tenant(tenant_id) as connection:
             check_tenant(connection, tenant_id)
-            return suppression_store.put(connection, tenant_id, address_hash, list_id, scope, reason)
+            added = suppression_store.put(connection, tenant_id, address_hash, list_id, scope, reason)
+            self._audit.append(connection, _event("suppression_added", tenant_id, added.id))
+        return added
 
     def page(self, tenant_id: UUID, address: EmailAddress | None, page_token: str, page_size: int) -> Page[Suppression]:
         """Returns a page of the tenant's suppressions or of one address's, oldest first; raises TENANT_NOT_FOUND."""
@@ -55,8 +59,12 @@ class Suppressions:
     def remove(self, tenant_id: UUID, suppression_id: UUID) -> None:
         """Lifts a suppression; raises SUPPRESSION_NOT_FOUND."""
         with self._database.tenant(tenant_id) as connection:
-            removed = suppression_store.remove(connection, tenant_id, suppression_id)
-        if not removed:
-            raise MessmailError(
-                Reason.ERROR_REASON_SUPPRESSION_NOT_FOUND, "suppression_id: the tenant has no such suppression"
-            )
+            if not suppression_store.remove(connection, tenant_id, suppression_id):
+                raise MessmailError(
+                    Reason.ERROR_REASON_SUPPRESSION_NOT_FOUND, "suppression_id: the tenant has no such suppression"
+                )
+            self._audit.append(connection, _event("suppression_removed", tenant_id, suppression_id))
+
+
+def _event(name: str, tenant_id: UUID, suppression_id: UUID) -> Event:
+    return Event.of_caller(name, tenant_id=str(tenant_id), suppression_id=str(suppression_id))

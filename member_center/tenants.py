@@ -9,6 +9,7 @@ from member_center.records import OPERATOR, Tenant
 from member_center.storage import Connection
 from member_center.storage import tenants as tenant_store
 from member_center.texts import check_plain_text
+from servicekit.audit import AuditLog, Event
 from servicekit.database import Database
 from servicekit.errors import MessmailError, Reason
 
@@ -16,8 +17,9 @@ from servicekit.errors import MessmailError, Reason
 class Tenants:
     """The tenants of one installation."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, audit: AuditLog) -> None:
         self._database = database
+        self._audit = audit
 
     def create(self, name: str) -> UUID:
         """Makes a tenant and returns its id; raises INVALID_FIELD."""
@@ -25,6 +27,7 @@ class Tenants:
         tenant_id = uuid4()
         with self._database.tenant(tenant_id) as connection:
             tenant_store.add_tenant(connection, tenant_id, name)
+            self._audit.append(connection, Event.of_caller("tenant_created", tenant_id=str(tenant_id)))
         return tenant_id
 
     def page(self, page_token: str, page_size: int) -> Page[Tenant]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from member_center.complaints import Complaints
 from member_center.counting import Counting, hashing_key
 from member_center.cross_origin import CrossOrigin
 from member_center.imports import Imports
+from member_center.keyrings import Keyrings
 from member_center.limits import Limiter
 from member_center.link_keys import StoredLinkKeys
 from member_center.links import Links
@@ -24,7 +26,7 @@ from member_center.oauth import OAuth
 from member_center.outbox import Outbox
 from member_center.people import People
 from member_center.preferences import MemberPreferences
-from member_center.records import Usage
+from member_center.records import OPERATOR, Purpose, Usage
 from member_center.revocations import RevocationList
 from member_center.servicers.admin import MemberCenterAdminServicer
 from member_center.servicers.feed import MemberCenterFeedServicer
@@ -41,9 +43,13 @@ from messmail.member_center.v1 import (
     member_center_pb2_grpc,
 )
 from servicekit import migrations
+from servicekit.audit import AuditLog
+from servicekit.audit_check import AuditCheck
+from servicekit.audit_servicer import audit_service
 from servicekit.database import Database
-from servicekit.keyring import MasterKeys
-from servicekit.mutual_tls import MutualTlsSettings
+from servicekit.keyring import MasterKeys, read_master_keys
+from servicekit.mutual_tls import MutualTls, MutualTlsSettings
+from servicekit.preflight import check_database, check_listen
 from servicekit.revocations import Revocations
 from servicekit.server import RunningServer, Service, serve_until_stopped, start_server
 from servicekit.telemetry import configure_logging
@@ -66,6 +72,8 @@ class MemberCenterSettings(MutualTlsSettings):
     model_config = SettingsConfigDict(hide_input_in_errors=True)
 
     member_center_listen: str = "127.0.0.1:50051"
+    # Whether to listen beyond this machine without TLS.
+    member_center_insecure: bool = False
     member_center_database_url: SecretStr
     broker_url: SecretStr
     public_base_url: str
@@ -83,24 +91,47 @@ class OwnerSettings(BaseSettings):
 
 
 def start(settings: MemberCenterSettings) -> RunningServer:
-    """Starts the gRPC server; its caller stops it."""
+    """Starts the gRPC server; its caller stops it. Raises RuntimeError for settings that are not safe."""
     tls = settings.mutual_tls_of_server()
+    check_listen(
+        "MEMBER_CENTER_LISTEN",
+        settings.member_center_listen,
+        "set up mutual TLS, listen on 127.0.0.1, or set MEMBER_CENTER_INSECURE=true where the network keeps others out",
+        allowed=settings.member_center_insecure or tls is not None,
+    )
+    with ExitStack() as opened:
+        running = _start(settings, tls, opened)
+        opened.pop_all()
+    return running
+
+
+def _start(settings: MemberCenterSettings, tls: MutualTls | None, opened: ExitStack) -> RunningServer:
+    """Starts what opened is to close when that fails half-way."""
     issuer = settings.public_base_url
-    database = _database(settings)
+    master_keys, database = _master_keys(settings), _database(settings)
+    opened.callback(database.close)
+    check_database("MEMBER_CENTER_DATABASE_URL", database)
+    audit = AuditLog(database, master_keys)
+    audit.start()
+    opened.callback(audit.close)
     counters = Counters(settings.broker_url.get_secret_value())
-    master_keys = MasterKeys(settings.member_center_master_keys.get_secret_value())
-    signing_keys, link_keys = SigningKeys(database, master_keys), StoredLinkKeys(database, master_keys)
+    opened.callback(counters.close)
+    signing_keys, link_keys = SigningKeys(database, master_keys, audit), StoredLinkKeys(database, master_keys, audit)
     signing_keys.create_missing()
     link_keys.create_missing()
     hashes = AddressHashes(database, master_keys)
     hashes.create_missing()
+    # What no master key fits is told now, and not by the first call.
+    signing_keys.signing()
+    link_keys.current(Purpose.CONFIRM_API)
+    hashes.pads(OPERATOR)
 
-    lists, links = Lists(database), Links(link_keys, issuer)
+    lists, links = Lists(database, audit), Links(link_keys, issuer)
     counting = Counting(counters, hashing_key(settings.member_center_master_keys.get_secret_value()))
-    limiter = Limiter(database, counting)
+    limiter = Limiter(database, counting, audit)
     revocations = RevocationList(database)
     verifier = _verifier(issuer, signing_keys, revocations)
-    oauth = OAuth(database, signing_keys, issuer, revocations, verifier)
+    oauth = OAuth(database, signing_keys, issuer, revocations, verifier, audit)
     public = MemberCenterServicer(
         oauth,
         signing_keys,
@@ -111,16 +142,15 @@ def start(settings: MemberCenterSettings) -> RunningServer:
         issuer,
     )
     admin = MemberCenterAdminServicer(
-        Tenants(database),
+        Tenants(database, audit),
         lists,
         oauth,
-        Imports(database, lists, hashes),
+        Imports(database, lists, hashes, audit),
         limiter,
-        signing_keys,
-        link_keys,
-        Suppressions(database, lists, hashes),
-        Complaints(database, lists),
-        People(database, hashes),
+        Keyrings(signing_keys, link_keys, hashes, audit, master_keys),
+        Suppressions(database, lists, hashes, audit),
+        Complaints(database, lists, audit),
+        People(database, hashes, audit),
     )
     feed = MemberCenterFeedServicer(
         lists,
@@ -129,6 +159,7 @@ def start(settings: MemberCenterSettings) -> RunningServer:
         revocations,
     )
     services = [
+        audit_service(audit, AuditCheck(database, master_keys)),
         Service(
             "messmail.member_center.v1.MemberCenter",
             lambda server: member_center_pb2_grpc.add_MemberCenterServicer_to_server(public, server),
@@ -146,9 +177,10 @@ def start(settings: MemberCenterSettings) -> RunningServer:
         settings.member_center_listen,
         services,
         verifier,
+        audit=audit,
         tls=tls,
         threads=_THREADS,
-        closers=[counters.close, database.close],
+        closers=[counters.close, audit.close, database.close],
     )
 
 
@@ -195,13 +227,15 @@ def bootstrap(
     settings = settings or MemberCenterSettings()
     database = _database(settings)
     try:
-        master_keys = MasterKeys(settings.member_center_master_keys.get_secret_value())
+        check_database("MEMBER_CENTER_DATABASE_URL", database)
+        audit = AuditLog(database, _master_keys(settings))
+        audit.begin()
         issuer, keys, revocations = (
             settings.public_base_url,
-            SigningKeys(database, master_keys),
+            SigningKeys(database, _master_keys(settings), audit),
             RevocationList(database),
         )
-        oauth = OAuth(database, keys, issuer, revocations, _verifier(issuer, keys, revocations))
+        oauth = OAuth(database, keys, issuer, revocations, _verifier(issuer, keys, revocations), audit)
         if oauth.has_internal_clients() and not force:
             raise RuntimeError("this installation has its first credentials already: make more with `messmail clients`")
         wanted = {"admin": _ADMIN_SCOPES, **(_SERVICE_SCOPES if with_services else {})}
@@ -213,6 +247,10 @@ def bootstrap(
 
 def _verifier(issuer: str, keys: SigningKeys, revocations: RevocationList) -> TokenVerifier:
     return TokenVerifier(issuer, keys, Revocations(revocations.read).includes)
+
+
+def _master_keys(settings: MemberCenterSettings) -> MasterKeys:
+    return read_master_keys("MEMBER_CENTER_MASTER_KEYS", settings.member_center_master_keys.get_secret_value())
 
 
 def _database(settings: MemberCenterSettings) -> Database:

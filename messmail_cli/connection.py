@@ -17,6 +17,7 @@ from typing import Annotated, Any, Concatenate, Final, ParamSpec
 import structlog
 import typer
 
+from messmail.audit.v1 import audit_pb2_grpc
 from messmail.member_center.v1 import member_center_admin_pb2_grpc
 from messmail.send_engine.v1 import send_engine_admin_pb2_grpc, send_engine_pb2_grpc
 from messmail_cli.failures import CommandFailed
@@ -91,6 +92,17 @@ class Installation:
         """The operator's face of Send Engine."""
         address = _given(self.send_engine, "MESSMAIL_SEND_ENGINE")
         return send_engine_admin_pb2_grpc.SendEngineAdminStub(open_internal_channel(address, self._tokens, self._tls))
+
+    @cached_property
+    def member_center_audit(self) -> audit_pb2_grpc.AuditLogStub:
+        """The audit log of Member Center."""
+        return audit_pb2_grpc.AuditLogStub(open_internal_channel(self._member_center_address, self._tokens))
+
+    @cached_property
+    def send_engine_audit(self) -> audit_pb2_grpc.AuditLogStub:
+        """The audit log of Send Engine."""
+        address = _given(self.send_engine, "MESSMAIL_SEND_ENGINE")
+        return audit_pb2_grpc.AuditLogStub(open_internal_channel(address, self._tokens))
 
     @cached_property
     def _tokens(self) -> AccessTokens:

@@ -16,6 +16,7 @@ from send_engine.esp.port import Esp
 from send_engine.esp.url import parse_smtp_url
 from send_engine.records import OPERATOR
 from send_engine.storage import esp_accounts
+from servicekit.audit import AuditLog, Event
 from servicekit.database import Database
 from servicekit.errors import MessmailError, Reason, invalid_field
 from servicekit.keyring import MasterKeys
@@ -38,15 +39,17 @@ class EspAccount:
 class EspAccountAdmin:
     """Sets and shows the tenants' accounts."""
 
-    def __init__(self, database: Database, keys: MasterKeys) -> None:
+    def __init__(self, database: Database, keys: MasterKeys, audit: AuditLog) -> None:
         self._database = database
         self._keys = keys
+        self._audit = audit
 
     def set(self, tenant_id: UUID, smtp_url: str) -> str:
         """Sets a tenant's account and returns its relay. Raises INVALID_FIELD."""
         relay = _relay(smtp_url)
         with self._database.tenant(tenant_id) as connection:
             esp_accounts.put(connection, tenant_id, relay, self._keys.encrypt(smtp_url.encode()))
+            self._audit.append(connection, Event.of_caller("esp_account_set", tenant_id=str(tenant_id)))
         return relay
 
     def relay(self, tenant_id: UUID) -> str:
@@ -56,6 +59,19 @@ class EspAccountAdmin:
         if relay is None:
             raise MessmailError(Reason.ERROR_REASON_ESP_ACCOUNT_NOT_FOUND, "the tenant has no ESP account of its own")
         return relay
+
+    def reencrypt(self) -> tuple[int, str]:
+        """Encrypts everything under the first master key; returns how many secrets there are, and that key's id."""
+        with self._database.dispatch() as connection:
+            tenants = esp_accounts.tenants(connection)
+        for tenant_id in tenants:
+            with self._database.tenant(tenant_id) as connection:
+                before = esp_accounts.find_url(connection, tenant_id)
+                if before is not None:
+                    esp_accounts.replace_url(connection, tenant_id, before, self._keys.reencrypt(before))
+        self._audit.reencrypt_key()
+        self._audit.record(Event.of_caller("credentials_reencrypted", master_key_id=self._keys.first_id))
+        return len(tenants) + 1, self._keys.first_id
 
 
 class EspAccounts:

@@ -28,6 +28,7 @@ from send_engine.recipients import Recipients
 from send_engine.records import Cancellation, CountedJob, JobStatus, Lane, NewJob, UnknownPolicy
 from send_engine.sending import message_id_domain
 from send_engine.storage import Connection, batches, send_jobs
+from servicekit.audit import AuditLog, Event
 from servicekit.database import Database
 from servicekit.errors import FieldViolation, MessmailError, Reason, invalid_field
 from servicekit.failpoints import reached
@@ -65,8 +66,11 @@ class JobPage:
 class SendJobs:
     """The send jobs of all tenants."""
 
-    def __init__(self, database: Database, recipients: Recipients, ring: Callable[[Lane], object]) -> None:
+    def __init__(
+        self, database: Database, recipients: Recipients, ring: Callable[[Lane], object], audit: AuditLog
+    ) -> None:
         self._database = database
+        self._audit = audit
         self._recipients = recipients
         self._ring = ring
         self._watchers = threading.BoundedSemaphore(MOST_WATCHERS)
@@ -168,17 +172,21 @@ class SendJobs:
             status = send_jobs.lock(connection, tenant_id, job_id)
             if status is None:
                 raise job_states.not_found()
-            if status is not JobStatus.CANCELLED:
-                if not job_states.may_become(status, JobStatus.CANCELLED):
-                    raise MessmailError(
-                        Reason.ERROR_REASON_SEND_JOB_FINISHED,
-                        f"the send job is {status.value} and can no longer be cancelled",
-                        status=status.value,
-                    )
-                found = self._find(connection, tenant_id, job_id)
-                send_jobs.set_cancelled(connection, tenant_id, job_id, found.counters.sent, found.counters.sending)
-                batches.close_unclaimed(connection, tenant_id, job_id)
-            return send_jobs.find_cancellation(connection, tenant_id, job_id)
+            if status is JobStatus.CANCELLED:
+                return send_jobs.find_cancellation(connection, tenant_id, job_id)
+            if not job_states.may_become(status, JobStatus.CANCELLED):
+                raise MessmailError(
+                    Reason.ERROR_REASON_SEND_JOB_FINISHED,
+                    f"the send job is {status.value} and can no longer be cancelled",
+                    status=status.value,
+                )
+            found = self._find(connection, tenant_id, job_id)
+            send_jobs.set_cancelled(connection, tenant_id, job_id, found.counters.sent, found.counters.sending)
+            batches.close_unclaimed(connection, tenant_id, job_id)
+            cancellation = send_jobs.find_cancellation(connection, tenant_id, job_id)
+            event = Event.of_caller("send_job_cancelled", tenant_id=str(tenant_id), job_id=str(job_id))
+            self._audit.append(connection, event)
+        return cancellation
 
     def watch(self, tenant_id: UUID, job_id: UUID, is_watched: Callable[[], bool]) -> Iterator[CountedJob]:
         """Yields a job at once, whenever it has changed, and last when it has ended.

@@ -10,6 +10,7 @@ from uuid import UUID
 from send_engine.records import LimitScope, SendLimit
 from send_engine.storage import buckets
 from servicekit.addresses import AddressError, parse_address
+from servicekit.audit import AuditLog, Event
 from servicekit.database import Database
 from servicekit.errors import invalid_field
 
@@ -27,14 +28,25 @@ class LimitPage:
 class SendLimits:
     """The limits of all tenants. Those of the installation are the operator's."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, audit: AuditLog) -> None:
         self._database = database
+        self._audit = audit
 
     def set(self, tenant_id: UUID, scope: LimitScope, domain: str, rate: float | None) -> SendLimit:
         """Sets a limit in mails a second, or takes it away. Raises INVALID_FIELD for a domain that is none."""
         domain = _domain(domain) if scope is LimitScope.DOMAIN else ""
         with self._database.tenant(tenant_id) as connection:
             buckets.put(connection, tenant_id, scope, domain, rate)
+            self._audit.append(
+                connection,
+                Event.of_caller(
+                    "send_limit_set",
+                    tenant_id=str(tenant_id),
+                    scope=scope.value,
+                    domain=domain,
+                    mails_per_second="none" if rate is None else f"{rate:g}",
+                ),
+            )
         return SendLimit(scope, domain, rate, None)
 
     def page(self, tenant_id: UUID, size: int, page_token: str) -> LimitPage:

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import grpc
-import structlog
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -36,9 +35,7 @@ from send_engine.send_limits import SendLimits
 from send_engine.sending import delivery_id
 from send_engine.unknowns import Unknowns
 from servicekit.access import caller
-from servicekit.errors import MessmailError, Reason, invalid_field
-
-_log = structlog.get_logger()
+from servicekit.errors import invalid_field
 
 _POLICIES = {
     pb.UNKNOWN_POLICY_UNSPECIFIED: UnknownPolicy.RESEND,
@@ -168,11 +165,9 @@ class SendEngineServicer(send_engine_pb2_grpc.SendEngineServicer):
 
 
 class SendEngineAdminServicer(admin_grpc.SendEngineAdminServicer):
-    """Serves SendEngineAdmin. Without master keys, credentials cannot be kept, so no account can be set."""
+    """Serves SendEngineAdmin."""
 
-    def __init__(
-        self, accounts: EspAccountAdmin | None, limits: SendLimits, person_deliveries: PersonDeliveries
-    ) -> None:
+    def __init__(self, accounts: EspAccountAdmin, limits: SendLimits, person_deliveries: PersonDeliveries) -> None:
         self._accounts = accounts
         self._limits = limits
         self._person_deliveries = person_deliveries
@@ -181,7 +176,7 @@ class SendEngineAdminServicer(admin_grpc.SendEngineAdminServicer):
         self, request: admin_pb.SetEspAccountRequest, context: grpc.ServicerContext
     ) -> admin_pb.SetEspAccountResponse:
         """Sets a tenant's ESP account."""
-        relay = self._admin().set(UUID(request.tenant_id), request.smtp_url)
+        relay = self._accounts.set(UUID(request.tenant_id), request.smtp_url)
         return admin_pb.SetEspAccountResponse(
             account=admin_pb.EspAccount(tenant_id=str(UUID(request.tenant_id)), relay=relay)
         )
@@ -190,10 +185,17 @@ class SendEngineAdminServicer(admin_grpc.SendEngineAdminServicer):
         self, request: admin_pb.GetEspAccountRequest, context: grpc.ServicerContext
     ) -> admin_pb.GetEspAccountResponse:
         """Returns a tenant's ESP account."""
-        relay = self._admin().relay(UUID(request.tenant_id))
+        relay = self._accounts.relay(UUID(request.tenant_id))
         return admin_pb.GetEspAccountResponse(
             account=admin_pb.EspAccount(tenant_id=str(UUID(request.tenant_id)), relay=relay)
         )
+
+    def ReencryptCredentials(
+        self, request: admin_pb.ReencryptCredentialsRequest, context: grpc.ServicerContext
+    ) -> admin_pb.ReencryptCredentialsResponse:
+        """Encrypts the credentials anew."""
+        count, master_key_id = self._accounts.reencrypt()
+        return admin_pb.ReencryptCredentialsResponse(reencrypted=count, master_key_id=master_key_id)
 
     def SetSendLimit(
         self, request: admin_pb.SetSendLimitRequest, context: grpc.ServicerContext
@@ -227,20 +229,7 @@ class SendEngineAdminServicer(admin_grpc.SendEngineAdminServicer):
     ) -> admin_pb.EraseRecipientResponse:
         """Takes a person out of the ledger."""
         ids = [UUID(each) for each in request.subscription_ids]
-        erased = self._person_deliveries.erase(UUID(request.tenant_id), ids)
-        _log.info(
-            "audit.recipient_erased",
-            client_id=str(caller().client_id),
-            tenant_id=request.tenant_id,
-            subscription_ids=list(request.subscription_ids),
-            deliveries=erased,
-        )
-        return admin_pb.EraseRecipientResponse(erased=erased)
-
-    def _admin(self) -> EspAccountAdmin:
-        if self._accounts is None:
-            raise MessmailError(Reason.ERROR_REASON_UNPROCESSABLE, "this installation has no SEND_ENGINE_MASTER_KEYS")
-        return self._accounts
+        return admin_pb.EraseRecipientResponse(erased=self._person_deliveries.erase(UUID(request.tenant_id), ids))
 
 
 def _time(scheduled_at: Timestamp) -> datetime:

@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 from concurrent.futures import wait
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -46,11 +46,15 @@ from send_engine.sweeper import Sweeper
 from send_engine.trials import Trials
 from send_engine.unknowns import Unknowns
 from servicekit import migrations
+from servicekit.audit import AuditLog
+from servicekit.audit_check import AuditCheck
+from servicekit.audit_servicer import audit_service
 from servicekit.clients import AccessTokens, open_internal_channel
 from servicekit.database import Database
 from servicekit.jwks import FetchedKeys
-from servicekit.keyring import MasterKeys
-from servicekit.mutual_tls import MutualTlsSettings
+from servicekit.keyring import MasterKeys, read_master_keys
+from servicekit.mutual_tls import MutualTls, MutualTlsSettings
+from servicekit.preflight import check_client_secret, check_database, check_listen
 from servicekit.revocations import Revocations
 from servicekit.server import RunningServer, Service, serve_until_stopped, start_server
 from servicekit.stop_signals import StopSignals
@@ -78,7 +82,8 @@ class _SharedSettings(MutualTlsSettings):
     member_center_address: str
     send_engine_client_id: str
     send_engine_client_secret: SecretStr
-    # Encrypt the credentials of the tenants' own ESP accounts; without them no tenant can have one.
+    # Encrypt the credentials of the tenants' own ESP accounts, and the key of the audit log. A worker goes without
+    # as long as no tenant has an account.
     send_engine_master_keys: SecretStr = SecretStr("")
 
 
@@ -86,6 +91,8 @@ class ServiceSettings(_SharedSettings):
     """Settings of the gRPC server, from its environment."""
 
     send_engine_listen: str = "127.0.0.1:50052"
+    # Whether to listen beyond this machine without TLS.
+    send_engine_insecure: bool = False
 
 
 class WorkerSettings(_SharedSettings, SmtpSettings):
@@ -113,39 +120,58 @@ class OwnerSettings(BaseSettings):
 
 
 def start(settings: ServiceSettings) -> RunningServer:
-    """Starts the gRPC server; its caller stops it."""
+    """Starts the gRPC server; its caller stops it. Raises RuntimeError for settings that are not safe."""
     tls = settings.mutual_tls_of_server()
-    database = Database(settings.send_engine_database_url.get_secret_value(), pool_size=16, name=NAME)
+    check_listen(
+        "SEND_ENGINE_LISTEN",
+        settings.send_engine_listen,
+        "set up mutual TLS, listen on 127.0.0.1, or set SEND_ENGINE_INSECURE=true where the network keeps others out",
+        allowed=settings.send_engine_insecure or tls is not None,
+    )
+    keys = read_master_keys("SEND_ENGINE_MASTER_KEYS", settings.send_engine_master_keys.get_secret_value())
+    with ExitStack() as opened:
+        running = _start(settings, keys, tls, opened)
+        opened.pop_all()
+    return running
+
+
+def _start(settings: ServiceSettings, keys: MasterKeys, tls: MutualTls | None, opened: ExitStack) -> RunningServer:
+    """Starts what opened is to close when that fails half-way."""
+    database = _checked_database(settings, 16, NAME)
+    opened.callback(database.close)
+    audit = AuditLog(database, keys)
+    audit.start()
+    opened.callback(audit.close)
     doorbell = Doorbell(settings.broker_url.get_secret_value())
     recipients = _recipients(settings)
     servicer = SendEngineServicer(
-        SendJobs(database, recipients, doorbell.ring),
+        SendJobs(database, recipients, doorbell.ring, audit),
         Rounds(database, doorbell.ring),
         Unknowns(database),
         DeliveryPages(database),
     )
-    keys = _master_keys(settings)
-    accounts = None if keys is None else EspAccountAdmin(database, keys)
+    accounts = EspAccountAdmin(database, keys, audit)
     issuer_keys = FetchedKeys(settings.member_center_address, tls)
     verifier = TokenVerifier(settings.public_base_url, issuer_keys, Revocations(recipients.revocations).includes)
+    admin = SendEngineAdminServicer(accounts, SendLimits(database, audit), PersonDeliveries(database, audit))
     services = [
+        audit_service(audit, AuditCheck(database, keys)),
         Service(
             "messmail.send_engine.v1.SendEngine",
             lambda server: send_engine_pb2_grpc.add_SendEngineServicer_to_server(servicer, server),
         ),
         Service(
             "messmail.send_engine.v1.SendEngineAdmin",
-            lambda server: send_engine_admin_pb2_grpc.add_SendEngineAdminServicer_to_server(
-                SendEngineAdminServicer(accounts, SendLimits(database), PersonDeliveries(database)), server
-            ),
+            lambda server: send_engine_admin_pb2_grpc.add_SendEngineAdminServicer_to_server(admin, server),
         ),
     ]
     return start_server(
         settings.send_engine_listen,
         services,
         verifier,
+        audit=audit,
         tls=tls,
-        closers=[issuer_keys.close, doorbell.close, database.close],
+        closers=[issuer_keys.close, doorbell.close, audit.close, database.close],
     )
 
 
@@ -159,9 +185,10 @@ class RunningWorker:
     """A worker: its lanes, its sweeper, its ear at the doorbell and its confirmation thread."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        """Starts everything."""
+        """Starts everything. Raises RuntimeError for settings that are not safe."""
         self._stopping, self._hurrying = threading.Event(), threading.Event()
-        database = Database(settings.send_engine_database_url.get_secret_value(), pool_size=12, name="worker")
+        keys = _master_keys(settings)
+        database = _checked_database(settings, 12, "worker")
         terms = LedgerTerms(
             worker=f"{socket.gethostname()}:{os.getpid()}",
             lease_seconds=settings.send_engine_lease_seconds,
@@ -175,7 +202,7 @@ class RunningWorker:
         self._database = database
         ledger, recipients = Ledger(database, terms), _recipients(settings)
         self._loop = MailLoop()
-        newsletter_accounts, confirmation_accounts = (_accounts(settings, database) for _ in range(2))
+        newsletter_accounts, confirmation_accounts = (_accounts(settings, database, keys) for _ in range(2))
         self._accounts = (newsletter_accounts, confirmation_accounts)
         passed_by = PassedBy()
         pacing = Pacing(Permits(database), passed_by)
@@ -283,6 +310,17 @@ def maintain(owner_url: str | None = None, keep_weeks: int | None = None) -> Non
     _log.info("maintained", database=NAME, made=made, dropped=dropped, still_open=open_weeks, idempotency_keys=keys)
 
 
+def _checked_database(settings: _SharedSettings, connections: int, name: str) -> Database:
+    check_client_secret("SEND_ENGINE_CLIENT_SECRET", settings.send_engine_client_secret.get_secret_value())
+    database = Database(settings.send_engine_database_url.get_secret_value(), pool_size=connections, name=name)
+    try:
+        check_database("SEND_ENGINE_DATABASE_URL", database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
 def _recipients(settings: _SharedSettings) -> Recipients:
     tokens = AccessTokens(
         settings.member_center_address,
@@ -294,15 +332,15 @@ def _recipients(settings: _SharedSettings) -> Recipients:
     return Recipients(open_internal_channel(settings.member_center_address, tokens, settings.mutual_tls))
 
 
-def _accounts(settings: WorkerSettings, database: Database) -> EspAccounts:
+def _accounts(settings: WorkerSettings, database: Database, keys: MasterKeys | None) -> EspAccounts:
     return EspAccounts(
         database,
-        _master_keys(settings),
+        keys,
         settings.send_engine_smtp_url.get_secret_value(),
         settings.open_esp,
     )
 
 
-def _master_keys(settings: _SharedSettings) -> MasterKeys | None:
+def _master_keys(settings: WorkerSettings) -> MasterKeys | None:
     keys = settings.send_engine_master_keys.get_secret_value()
-    return MasterKeys(keys) if keys else None
+    return read_master_keys("SEND_ENGINE_MASTER_KEYS", keys) if keys else None

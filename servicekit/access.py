@@ -75,6 +75,11 @@ def caller() -> Caller:
     return _current.get()
 
 
+def current_caller() -> Caller | None:
+    """Returns the caller of the RPC under way; None outside of one."""
+    return _current.get(None)
+
+
 def set_caller(value: Caller) -> None:
     """Sets the caller of the RPC that this thread carries out. Only the interceptor calls it."""
     _current.set(value)

@@ -19,7 +19,7 @@ from uuid import UUID
 import psycopg
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import PoolProxiedConnection
 
@@ -147,7 +147,7 @@ class Database:
                 execute(connection.connection, "COMMIT")
             except BaseException:
                 # Without an answer to COMMIT, or with a broken connection, the server ends the transaction by itself.
-                with suppress(psycopg.Error, DBAPIError):
+                with suppress(psycopg.Error, SQLAlchemyError):
                     execute(connection.connection, "ROLLBACK")
                 raise
             finally:

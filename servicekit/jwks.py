@@ -18,7 +18,7 @@ from messmail.member_center.v1 import member_center_pb2, member_center_pb2_grpc
 from servicekit.clients import open_channel
 from servicekit.mutual_tls import MutualTls
 
-REFRESH_SECONDS = 20.0
+REFRESH_SECONDS = 5.0
 # Tokens with made-up key ids must not turn into a call each.
 _UNKNOWN_KEY_SECONDS = 1.0
 _CALL_SECONDS = 2.0

@@ -98,6 +98,50 @@ def open_to_dispatch(table: str, privileges: str) -> None:
     op.execute(f"GRANT {privileges} ON {table} TO {dispatch_role()}")
 
 
+def create_audit_log() -> None:
+    """Creates the audit log and its head. Events are added and read, and nobody changes or removes one: not by grants,
+    and not, short of taking the trigger away, as the owner.
+    """
+    op.execute(
+        """
+        CREATE TABLE audit_log (
+            tenant_id uuid NOT NULL,
+            number bigint NOT NULL CHECK (number > 0),
+            at timestamptz NOT NULL,
+            event text NOT NULL,
+            client_id uuid,
+            request_id text NOT NULL,
+            facts jsonb NOT NULL,
+            mac bytea NOT NULL CHECK (length(mac) = 32),
+            PRIMARY KEY (tenant_id, number)
+        )
+        """
+    )
+    op.execute(
+        """
+        CREATE TABLE audit_head (
+            tenant_id uuid PRIMARY KEY,
+            encrypted_key bytea NOT NULL,
+            number bigint NOT NULL,
+            seal bytea NOT NULL CHECK (length(seal) = 32)
+        )
+        """
+    )
+    op.execute(
+        """
+        CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+        AS $$ BEGIN RAISE EXCEPTION 'the audit log is append-only' USING ERRCODE = 'insufficient_privilege'; END $$
+        """
+    )
+    op.execute(
+        "CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log "
+        "FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
+    )
+    op.execute("REVOKE EXECUTE ON FUNCTION refuse_change() FROM PUBLIC")
+    fence_tenants("audit_log", "SELECT, INSERT")
+    fence_tenants("audit_head", "SELECT, INSERT, UPDATE")
+
+
 def _create_roles(connection: Connection, app_password: str) -> None:
     database = connection.execute(sa.text("SELECT current_database()")).scalar_one()
     app, dispatch = f"{database}_app", f"{database}_dispatch"

@@ -1,7 +1,8 @@
 """The one interceptor that every RPC passes, in this order.
 
 request id      first, so that every answer and log line carries it
-errors          around all that follows: whatever is raised leaves as a status of the contract, without a trace
+errors          around all that follows: whatever is raised leaves as a status of the contract, without a trace; what
+                somebody was not allowed to do goes into the audit log
 peer            under mutual TLS only callers whose certificate has an allowed name get any further
 deadline        work that cannot be answered in time is not begun
 access          before validation, so that a stranger learns nothing about the fields
@@ -30,6 +31,7 @@ from servicekit.access import (
     GATEWAY_AUTHORIZATION,
     REQUEST_ID,
     Caller,
+    CallerKind,
     access_of,
     authorize,
     bearer_token,
@@ -37,6 +39,7 @@ from servicekit.access import (
     is_gateway,
     set_caller,
 )
+from servicekit.audit import AuditLog, Event
 from servicekit.errors import FieldViolation, MessmailError, Reason, to_grpc_status
 from servicekit.mutual_tls import check_name
 from servicekit.telemetry import bind_request_id
@@ -48,6 +51,14 @@ _LEAST_TIME_SECONDS = 0.1
 # names of the fields. Calls between services are bounded by the server.
 _MAX_REQUEST_BYTES = 1024 * 1024
 _FRAME_BYTES = 4096
+_NOT_ALLOWED = {
+    Reason.ERROR_REASON_PEER_NOT_ALLOWED,
+    Reason.ERROR_REASON_TOKEN_MISSING,
+    Reason.ERROR_REASON_TOKEN_INVALID,
+    Reason.ERROR_REASON_TOKEN_EXPIRED,
+    Reason.ERROR_REASON_SCOPE_MISSING,
+    Reason.ERROR_REASON_TENANT_MISMATCH,
+}
 
 _log = structlog.get_logger()
 _validator = protovalidate.Validator()
@@ -115,6 +126,7 @@ class Guard(grpc.ServerInterceptor):
         self,
         methods: Mapping[str, MethodDescriptor],
         verifier: TokenVerifier,
+        audit: AuditLog | None = None,
         allowed_names: frozenset[str] | None = None,
     ) -> None:
         self._access: dict[str, options_pb2.Access] = {}
@@ -125,6 +137,7 @@ class Guard(grpc.ServerInterceptor):
                 raise RuntimeError(f"{path} has no access option: say in its .proto who may call it")
             self._access[path] = access
         self._verifier = verifier
+        self._audit = audit
         self._allowed_names = allowed_names
 
     def intercept_service(
@@ -147,9 +160,9 @@ class Guard(grpc.ServerInterceptor):
                 request_id = _request_id(context)
                 with bind_request_id(request_id):
                     try:
-                        yield from stream(self._admit(access, request, request_id, context), context)
+                        yield from stream(self._admit(path, access, request, request_id, context), context)
                     except Exception as error:
-                        _refuse(error, path, request_id, context)
+                        self._refuse(error, path, request_id, context)
 
             return grpc.unary_stream_rpc_method_handler(answer_stream, read, handler.response_serializer)
 
@@ -159,19 +172,22 @@ class Guard(grpc.ServerInterceptor):
             request_id = _request_id(context)
             with bind_request_id(request_id):
                 try:
-                    return unary(self._admit(access, request, request_id, context), context)
+                    return unary(self._admit(path, access, request, request_id, context), context)
                 except Exception as error:
-                    _refuse(error, path, request_id, context)
+                    self._refuse(error, path, request_id, context)
 
         return grpc.unary_unary_rpc_method_handler(answer, read, handler.response_serializer)
 
     def _admit(
         self,
+        path: str,
         access: options_pb2.Access,
         request: Message | MessmailError,
         request_id: str,
         context: grpc.ServicerContext,
     ) -> Message:
+        # Threads are reused: whoever called before has nothing to do with this call.
+        set_caller(Caller(CallerKind.ANONYMOUS, request_id))
         if self._allowed_names is not None:
             check_name(context, self._allowed_names)
         remaining = context.time_remaining()
@@ -185,13 +201,21 @@ class Guard(grpc.ServerInterceptor):
         if isinstance(request, MessmailError):
             raise request
         validate(request)
-        caller.check_tenant(getattr(request, "tenant_id", ""))
+        tenant_id = getattr(request, "tenant_id", "")
+        caller.check_tenant(tenant_id)
+        # What is for internal callers only names tenants all the time; the rest, tenants could have called themselves.
+        for_tenants = access.public or access.tenant_scope
+        if self._audit and caller.kind is CallerKind.INTERNAL and for_tenants and tenant_id:
+            self._audit.record(Event.of_caller("acted_for_tenant", rpc=path, tenant_id=tenant_id))
         return request
 
     def _identify(self, access: options_pb2.Access, request_id: str, context: grpc.ServicerContext) -> Caller:
         metadata = _metadata(context)
         authorization = metadata.get("authorization")
         claims = self._verifier.verify(bearer_token(authorization)) if authorization else None
+        if claims is not None:
+            known = CallerKind.INTERNAL if claims.tenant_id is None else CallerKind.TENANT
+            set_caller(Caller(known, request_id, claims.client_id, claims.tenant_id))
         kind = authorize(access, claims)
         if is_gateway(self._verifier, metadata.get(GATEWAY_AUTHORIZATION)):
             ip = metadata.get(FORWARDED_IP, "")
@@ -201,6 +225,19 @@ class Guard(grpc.ServerInterceptor):
         if claims is None:
             return Caller(kind, request_id, ip=ip, user_agent=user_agent)
         return Caller(kind, request_id, claims.client_id, claims.tenant_id, claims.scopes, ip, user_agent)
+
+    def _refuse(self, error: Exception, path: str, request_id: str, context: grpc.ServicerContext) -> NoReturn:
+        if isinstance(error, MessmailError):
+            _log.info("rpc.refused", rpc=path, reason=error.status.name)
+            if self._audit and error.reason in _NOT_ALLOWED:
+                try:
+                    self._audit.record(Event.of_caller("call_refused", rpc=path, reason=error.status.name))
+                except MessmailError as unwritten:
+                    error = unwritten
+        else:
+            _log.error("rpc.crashed", rpc=path, exc_info=error)
+            error = MessmailError(Reason.ERROR_REASON_INTERNAL, "something went wrong here: tell us the request id")
+        context.abort_with_status(to_grpc_status(error, request_id))
 
 
 def _request_id(context: grpc.ServicerContext) -> str:
@@ -214,15 +251,6 @@ def _metadata(context: grpc.ServicerContext) -> dict[str, str]:
         key: value if isinstance(value, str) else value.decode("utf-8", "replace")
         for key, value in context.invocation_metadata()
     }
-
-
-def _refuse(error: Exception, path: str, request_id: str, context: grpc.ServicerContext) -> NoReturn:
-    if isinstance(error, MessmailError):
-        _log.info("rpc.refused", rpc=path, reason=error.status.name)
-    else:
-        _log.error("rpc.crashed", rpc=path, exc_info=error)
-        error = MessmailError(Reason.ERROR_REASON_INTERNAL, "something went wrong here: tell us the request id")
-    context.abort_with_status(to_grpc_status(error, request_id))
 
 
 def peer_ip(peer: str) -> str:

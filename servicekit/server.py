@@ -16,6 +16,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from servicekit.audit import AuditLog
 from servicekit.mutual_tls import MutualTls
 from servicekit.rpc import Guard
 from servicekit.stop_signals import StopSignals
@@ -59,17 +60,19 @@ def start_server(
     services: Sequence[Service],
     verifier: TokenVerifier,
     *,
+    audit: AuditLog | None = None,
     tls: MutualTls | None = None,
     threads: int = 24,
     reflection: bool = False,
     closers: Sequence[Callable[[], None]] = (),
 ) -> RunningServer:
-    """Starts a server on HOST:PORT (port 0: a free one); closers are called once it has stopped.
+    """Starts a server on HOST:PORT (port 0: a free one); closers are called once it has stopped. What somebody was not
+    allowed to call goes into the audit log.
 
     Raises RuntimeError when an RPC lacks its access option or the address cannot be bound.
     """
     methods = _methods([service_descriptor(service.full_name) for service in services])
-    guard = Guard(methods, verifier, tls.allowed_names if tls else None)
+    guard = Guard(methods, verifier, audit, tls.allowed_names if tls else None)
     server = grpc.server(
         ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
         interceptors=[guard],

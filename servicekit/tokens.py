@@ -6,12 +6,14 @@ from the token itself, every claim that matters required.
 
 from __future__ import annotations
 
+import base64
+import json
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import jwt
@@ -26,6 +28,7 @@ MAX_TOKEN_BYTES = 8192
 LEEWAY_SECONDS = 5
 _CACHED_TOKENS = 10_000
 _HEADER_PARAMETERS = {"alg", "typ", "kid"}
+_REQUIRED = ["iss", "aud", "exp", "iat", "jti", "sub", "client_id", "scope", "usage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ class TokenVerifier:
         if len(token) > MAX_TOKEN_BYTES:
             raise _invalid()
         try:
-            header = jwt.get_unverified_header(token)
+            header = _check_form(token)
             if set(header) != _HEADER_PARAMETERS or header["alg"] != ALGORITHM or header["typ"] != TOKEN_TYPE:
                 raise _invalid()
             key = self._keys.key(header["kid"])
@@ -100,7 +103,7 @@ class TokenVerifier:
                 audience=AUDIENCE,
                 issuer=self._issuer,
                 leeway=LEEWAY_SECONDS,
-                options={"require": ["iss", "aud", "exp", "iat", "jti", "sub", "client_id", "scope", "usage"]},
+                options={"strict_aud": True, "require": _REQUIRED},
             )
             claims = Claims(
                 token_id=str(payload["jti"]),
@@ -123,6 +126,34 @@ class TokenVerifier:
             while len(self._verified) > _CACHED_TOKENS:
                 self._verified.popitem(last=False)
         return claims
+
+
+def _check_form(token: str) -> dict[str, Any]:
+    """Returns the header of a token that has one form only; raises ValueError for any other.
+
+    Lenient readers disagree about what they read, so what could be read in two ways is refused (RFC 8725 2.4): base64
+    that is not the one of its bytes, JSON that is not UTF-8 or has a name twice, and times that are not whole numbers.
+    """
+    header_part, payload_part, signature_part = token.split(".")
+    decoded = []
+    for part in (header_part, payload_part, signature_part):
+        raw = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+        if base64.urlsafe_b64encode(raw).rstrip(b"=").decode() != part:
+            raise ValueError("not the base64 of its bytes")
+        decoded.append(raw)
+    header, payload = (json.loads(raw.decode(), object_pairs_hook=_without_twins) for raw in decoded[:2])
+    if not isinstance(header, dict) or not isinstance(header.get("kid"), str) or not isinstance(payload, dict):
+        raise ValueError("not a token")
+    if any(type(payload[name]) is not int for name in ("exp", "iat", "nbf") if name in payload):
+        raise ValueError("a time that is no number")
+    return header
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name twice")
+    return found
 
 
 def _invalid() -> MessmailError:

@@ -414,7 +414,7 @@ class Installation:
             "public_base_url": ISSUER,
             "member_center_address": self.member_center.address,
             "send_engine_client_id": str(uuid.uuid4()),
-            "send_engine_client_secret": "secret",
+            "send_engine_client_secret": "a-secret-as-long-as-those-that-are-made-here",
             **more,
         }
 

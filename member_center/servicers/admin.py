@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from uuid import UUID
 
 import grpc
 
 from member_center.complaints import Complaints
 from member_center.imports import Imports
+from member_center.keyrings import Keyrings
 from member_center.limits import Limiter
-from member_center.link_keys import StoredLinkKeys
 from member_center.lists import Lists, NewList, sender_of
 from member_center.oauth import OAuth
 from member_center.people import People
-from member_center.records import Evidence, ImportRow, Limits, NewsletterList, SettingChanges, Usage
-from member_center.servicers.audit import audit
+from member_center.records import Evidence, ImportRow, KeyRing, Limits, NewsletterList, SettingChanges, Usage
 from member_center.servicers.messages import timestamp
 from member_center.servicers.people import PeopleServicer
-from member_center.signing_keys import SigningKeys
 from member_center.suppressions import Suppressions
 from member_center.tenants import Tenants
 from messmail.member_center.v1 import member_center_admin_pb2 as pb
@@ -33,6 +30,7 @@ _USAGES = {
     pb.CLIENT_USAGE_WEBHOOK_OUTBOUND: Usage.WEBHOOK_OUTBOUND,
     pb.CLIENT_USAGE_INTERNAL: Usage.INTERNAL,
 }
+_RINGS = {pb.KEY_RING_SIGNING: KeyRing.SIGNING, pb.KEY_RING_LINKS: KeyRing.LINKS}
 
 
 class MemberCenterAdminServicer(PeopleServicer):
@@ -45,8 +43,7 @@ class MemberCenterAdminServicer(PeopleServicer):
         oauth: OAuth,
         imports: Imports,
         limiter: Limiter,
-        signing_keys: SigningKeys,
-        link_keys: StoredLinkKeys,
+        keyrings: Keyrings,
         suppressions: Suppressions,
         complaints: Complaints,
         people: People,
@@ -56,17 +53,14 @@ class MemberCenterAdminServicer(PeopleServicer):
         self._oauth = oauth
         self._imports = imports
         self._limiter = limiter
-        self._signing_keys = signing_keys
-        self._link_keys = link_keys
+        self._keyrings = keyrings
         self._suppressions = suppressions
         self._complaints = complaints
         self._people = people
 
     def CreateTenant(self, request: pb.CreateTenantRequest, context: grpc.ServicerContext) -> pb.CreateTenantResponse:
         """Makes a tenant."""
-        tenant_id = str(self._tenants.create(request.name))
-        audit("tenant_created", tenant_id=tenant_id)
-        return pb.CreateTenantResponse(tenant_id=tenant_id)
+        return pb.CreateTenantResponse(tenant_id=str(self._tenants.create(request.name)))
 
     def ListTenants(self, request: pb.ListTenantsRequest, context: grpc.ServicerContext) -> pb.ListTenantsResponse:
         """Lists the tenants."""
@@ -88,15 +82,12 @@ class MemberCenterAdminServicer(PeopleServicer):
             request.language,
             _setting_changes(request.settings),
         )
-        list_id = str(self._lists.create(UUID(request.tenant_id), wanted))
-        audit("list_created", tenant_id=request.tenant_id, list_id=list_id)
-        return pb.CreateListResponse(list_id=list_id)
+        return pb.CreateListResponse(list_id=str(self._lists.create(UUID(request.tenant_id), wanted)))
 
     def UpdateList(self, request: pb.UpdateListRequest, context: grpc.ServicerContext) -> pb.UpdateListResponse:
         """Changes settings of a list."""
         changes = _setting_changes(request.settings)
         updated = self._lists.update(UUID(request.tenant_id), UUID(request.list_id), changes)
-        audit("list_updated", tenant_id=request.tenant_id, list_id=request.list_id, settings=asdict(changes))
         return pb.UpdateListResponse(list=_newsletter_list(updated))
 
     def ListLists(self, request: pb.ListListsRequest, context: grpc.ServicerContext) -> pb.ListListsResponse:
@@ -110,7 +101,6 @@ class MemberCenterAdminServicer(PeopleServicer):
         """Makes an OAuth client."""
         tenant_id = UUID(request.tenant_id) if request.tenant_id else None
         made = self._oauth.create_client(tenant_id, _USAGES[request.usage], tuple(request.scopes), request.name)
-        audit("client_created", tenant_id=request.tenant_id, made_id=str(made.id), scopes=list(request.scopes))
         return pb.CreateClientResponse(client_id=str(made.id), client_secret=made.secret)
 
     def RotateClientSecret(
@@ -118,7 +108,6 @@ class MemberCenterAdminServicer(PeopleServicer):
     ) -> pb.RotateClientSecretResponse:
         """Gives a client a new secret."""
         made = self._oauth.rotate_secret(UUID(request.client_id))
-        audit("client_secret_rotated", rotated_id=request.client_id)
         return pb.RotateClientSecretResponse(client_id=str(made.id), client_secret=made.secret)
 
     def DisableClient(
@@ -126,7 +115,6 @@ class MemberCenterAdminServicer(PeopleServicer):
     ) -> pb.DisableClientResponse:
         """Ends a client."""
         disabled_at = self._oauth.disable_client(UUID(request.client_id))
-        audit("client_disabled", disabled_id=request.client_id)
         return pb.DisableClientResponse(disabled_at=timestamp(disabled_at))
 
     def ImportMembers(
@@ -142,7 +130,6 @@ class MemberCenterAdminServicer(PeopleServicer):
             proven=request.confirmed,
             evidence=Evidence(caller().client_id, text=request.evidence),
         )
-        audit("members_imported", list_id=request.list_id, imported=imported.imported, confirmed=request.confirmed)
         return pb.ImportMembersResponse(
             imported=imported.imported,
             skipped=imported.skipped,
@@ -151,12 +138,34 @@ class MemberCenterAdminServicer(PeopleServicer):
 
     def RotateKeys(self, request: pb.RotateKeysRequest, context: grpc.ServicerContext) -> pb.RotateKeysResponse:
         """Makes a new current key in a ring."""
-        if request.ring == pb.KEY_RING_SIGNING:
-            key_ids = [self._signing_keys.rotate()]
-        else:
-            key_ids = [key_id.hex() for key_id in self._link_keys.rotate()]
-        audit("keys_rotated", ring=pb.KeyRing.Name(request.ring), key_ids=key_ids)
-        return pb.RotateKeysResponse(key_ids=key_ids)
+        return pb.RotateKeysResponse(key_ids=self._keyrings.rotate(_RINGS[request.ring]))
+
+    def ListKeys(self, request: pb.ListKeysRequest, context: grpc.ServicerContext) -> pb.ListKeysResponse:
+        """Lists the keys."""
+        return pb.ListKeysResponse(
+            keys=[
+                pb.StoredKey(
+                    ring=pb.KeyRing.Value(f"KEY_RING_{ring.name}"),
+                    key_id=key.id,
+                    purpose=key.purpose,
+                    state=pb.KeyState.Value(f"KEY_STATE_{key.state.name}"),
+                    created_at=timestamp(key.created_at),
+                    master_key_id=key.master_key,
+                )
+                for ring, key in self._keyrings.shown()
+            ]
+        )
+
+    def RemoveKey(self, request: pb.RemoveKeyRequest, context: grpc.ServicerContext) -> pb.RemoveKeyResponse:
+        """Takes a key away."""
+        return pb.RemoveKeyResponse(made_key_id=self._keyrings.remove(_RINGS[request.ring], request.key_id))
+
+    def ReencryptKeys(
+        self, request: pb.ReencryptKeysRequest, context: grpc.ServicerContext
+    ) -> pb.ReencryptKeysResponse:
+        """Encrypts the keys anew."""
+        count, master_key_id = self._keyrings.reencrypt()
+        return pb.ReencryptKeysResponse(reencrypted=count, master_key_id=master_key_id)
 
     def SetLimits(self, request: pb.SetLimitsRequest, context: grpc.ServicerContext) -> pb.SetLimitsResponse:
         """Sets limits."""
@@ -165,7 +174,6 @@ class MemberCenterAdminServicer(PeopleServicer):
             in_force = self._limiter.set_list_limits(UUID(request.tenant_id), UUID(request.list_id), wanted)
         else:
             in_force = self._limiter.set_limits(wanted)
-        audit("limits_set", list_id=request.list_id, limits=asdict(wanted))
         return pb.SetLimitsResponse(
             limits=pb.Limits(**{name: getattr(in_force, name) for name in pb.Limits.DESCRIPTOR.fields_by_name})
         )

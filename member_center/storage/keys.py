@@ -48,6 +48,23 @@ def add_link_key(connection: Connection, key_id: bytes, purpose: str, encrypted_
     connection.execute(sa.insert(link_keys).values(values))
 
 
+def remove_link_key(connection: Connection, key_id: bytes) -> None:
+    """Removes a key that seals links."""
+    connection.execute(sa.delete(link_keys).where(link_keys.c.tenant_id == OPERATOR, link_keys.c.key_id == key_id))
+
+
+def replace_signing_key(connection: Connection, kid: str, encrypted_key: bytes) -> None:
+    """Stores the same key, encrypted anew."""
+    is_it = sa.and_(signing_keys.c.tenant_id == OPERATOR, signing_keys.c.kid == kid)
+    connection.execute(sa.update(signing_keys).where(is_it).values(encrypted_key=encrypted_key))
+
+
+def replace_link_key(connection: Connection, key_id: bytes, encrypted_key: bytes) -> None:
+    """Stores the same key, encrypted anew."""
+    is_it = sa.and_(link_keys.c.tenant_id == OPERATOR, link_keys.c.key_id == key_id)
+    connection.execute(sa.update(link_keys).where(is_it).values(encrypted_key=encrypted_key))
+
+
 def _now(connection: Connection) -> datetime:
     now: datetime = connection.execute(sa.select(sa.func.messmail_now(type_=sa.DateTime(timezone=True)))).scalar_one()
     return now

@@ -55,6 +55,12 @@ def add_key(connection: Connection, encrypted_key: bytes) -> None:
     connection.execute(insert(address_hash_keys).values(values).on_conflict_do_nothing())
 
 
+def replace_key(connection: Connection, encrypted_key: bytes) -> None:
+    """Stores the same key, encrypted anew."""
+    is_it = address_hash_keys.c.tenant_id == OPERATOR
+    connection.execute(sa.update(address_hash_keys).where(is_it).values(encrypted_key=encrypted_key))
+
+
 def read_suppressed(run: Run, tenant_id: UUID, list_id: UUID, hashes: Sequence[bytes]) -> set[bytes]:
     """Tells which addresses are suppressed for a list, for whatever reason."""
     rows = run(_SUPPRESSED, {"tenant_id": tenant_id, "list_id": list_id, "hashes": list(hashes)})

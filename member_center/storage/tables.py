@@ -8,7 +8,10 @@ tenant_of_client() and is_allowed_origin() only.
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from servicekit.audit_store import add_audit_tables
+
 metadata = sa.MetaData()
+add_audit_tables(metadata)
 
 _time = sa.DateTime(timezone=True)
 _now = sa.text("messmail_now()")

@@ -31,3 +31,15 @@ def find_url(connection: Connection, tenant_id: UUID) -> bytes | None:
     """Reads the tenant's encrypted URL; None when it has no account."""
     c = esp_accounts.c
     return connection.execute(sa.select(c.encrypted_url).where(c.tenant_id == tenant_id)).scalar()
+
+
+def tenants(connection: Connection) -> list[UUID]:
+    """Reads which tenants have an account, in a transaction of the dispatch role."""
+    return list(connection.execute(sa.select(esp_accounts.c.tenant_id)).scalars())
+
+
+def replace_url(connection: Connection, tenant_id: UUID, before: bytes, encrypted_url: bytes) -> None:
+    """Stores the same URL, encrypted anew; leaves one alone that was set in the meantime."""
+    c = esp_accounts.c
+    is_it = sa.and_(c.tenant_id == tenant_id, c.encrypted_url == before)
+    connection.execute(sa.update(esp_accounts).where(is_it).values(encrypted_url=encrypted_url))

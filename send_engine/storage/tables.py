@@ -8,7 +8,10 @@ recorded_until are counted on the batch: sent + failed + suppressed + cancelled 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from servicekit.audit_store import add_audit_tables
+
 metadata = sa.MetaData()
+add_audit_tables(metadata)
 
 _time = sa.DateTime(timezone=True)
 

@@ -1,4 +1,4 @@
-"""The real stack, and a Member Center on engines, for the claims that need one."""
+"""What the claims are shown on: a whole stack, and engines with a Member Center in this process."""
 
 from tests.member_center_fixtures import clock as clock
 from tests.member_center_fixtures import engines as engines

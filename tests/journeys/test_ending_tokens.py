@@ -7,6 +7,8 @@ import json
 import urllib.request
 from typing import Any
 
+import pytest
+
 from tests.stack import Client, Stack, wait_until
 
 SOON_SECONDS = 5.0
@@ -23,6 +25,7 @@ def post(stack: Stack, path: str, client: Client, form: dict[str, str]) -> Any:
     return exchange.answer
 
 
+@pytest.mark.claim("A9", "a token that its client ends is refused by both services within 5 s", asked=2, run=2)
 def test_a_revoked_token_is_refused_everywhere_and_is_not_active_any_more(stack: Stack) -> None:
     newsletter = stack.make_newsletter()
     client = newsletter.client
@@ -68,6 +71,7 @@ def test_without_the_secret_nothing_is_told_and_nothing_ended(stack: Stack) -> N
     assert status_at(stack, "/api/send-jobs", token) == 200
 
 
+@pytest.mark.claim("A2", "tokens of a disabled client are refused within 5 s")
 def test_a_disabled_clients_tokens_are_refused_within_seconds(stack: Stack) -> None:
     client = stack.make_newsletter().client
     token = stack.access_token(client)

@@ -11,6 +11,7 @@ from google.rpc import code_pb2
 
 from member_center.lists import MEMBERS_SCOPE
 from member_center.oauth import INTERNAL_SCOPES, TENANT_SCOPES
+from messmail.audit.v1 import audit_pb2
 from messmail.errors.v1 import errors_pb2
 from messmail.member_center.v1 import member_center_admin_pb2, member_center_feed_pb2, member_center_pb2
 from messmail.options.v1 import options_pb2
@@ -19,7 +20,14 @@ from servicekit.access import access_of
 from servicekit.errors import reason_status
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = [member_center_pb2, member_center_admin_pb2, member_center_feed_pb2, send_engine_pb2, send_engine_admin_pb2]
+FILES = [
+    member_center_pb2,
+    member_center_admin_pb2,
+    member_center_feed_pb2,
+    send_engine_pb2,
+    send_engine_admin_pb2,
+    audit_pb2,
+]
 SERVICES = [service for file in FILES for service in file.DESCRIPTOR.services_by_name.values()]
 METHODS = [method for service in SERVICES for method in service.methods]
 REASONS = [value for value in errors_pb2.ErrorReason.DESCRIPTOR.values if value.number]

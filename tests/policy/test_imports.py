@@ -60,7 +60,7 @@ def may_hold_messages(module: Module) -> bool:
 def may_use_sql(module: Module) -> bool:
     """sqlalchemy belongs to storage and wiring, and to what the kit shares of them: transactions and migrations."""
     in_service = module.package in SERVICES and module.layer in ("storage", "wiring", "records")
-    of_the_kit = ("servicekit.database", "servicekit.statements", "servicekit.migrations")
+    of_the_kit = ("servicekit.database", "servicekit.statements", "servicekit.migrations", "servicekit.audit_store")
     return in_service or is_within(module.name, of_the_kit)
 
 

@@ -24,6 +24,7 @@ WITHOUT_TENANT = {"messmail_clock", "alembic_version"}
 DISPATCH = {
     ("batches", "SELECT"),
     ("batches", "UPDATE"),
+    ("esp_accounts", "SELECT"),
     ("held_domains", "SELECT"),
     ("held_domains", "UPDATE"),
     ("tenant_turns", "SELECT"),
@@ -155,6 +156,9 @@ def two_tenants(database: Ledgerbase) -> Iterator[tuple[uuid.UUID, uuid.UUID]]:
             "INSERT INTO buckets (tenant_id, scope, rate, filled_at) VALUES (%s, 'tenant', 1, now())", tenant
         )
         database.change("INSERT INTO error_windows VALUES (%s, %s, now(), 0, 0)", tenant, job)
+        # The audit log is the operator's alone; the fences hold whoever's it were.
+        database.change("INSERT INTO audit_log VALUES (%s, 1, now(), 'x', NULL, '', '{}', sha256('x'))", tenant)
+        database.change("INSERT INTO audit_head VALUES (%s, 'x', 0, sha256('x'))", tenant)
     yield tenants
 
 
@@ -235,9 +239,12 @@ def test_the_dispatch_role_sees_work_of_all_tenants_and_nothing_else(
     with app.dispatch() as connection:
         seen = set(connection.execute(sa.text("SELECT tenant_id FROM batches")).scalars())
         assert seen == set(two_tenants)
-        for table in ("send_jobs", "deliveries", "esp_accounts", "idempotency_keys", "buckets", "error_windows"):
+        for table in ("send_jobs", "deliveries", "audit_log", "idempotency_keys", "buckets", "error_windows"):
             with pytest.raises(sa.exc.ProgrammingError, match="permission denied"), connection.begin_nested():
                 connection.execute(sa.text(f"SELECT 1 FROM {table}"))
+        # Whose accounts there are, for encrypting them anew tenant by tenant; and not one of them.
+        with pytest.raises(sa.exc.ProgrammingError, match="permission denied"), connection.begin_nested():
+            connection.execute(sa.text("SELECT encrypted_url FROM esp_accounts"))
         with pytest.raises(sa.exc.ProgrammingError, match="permission denied"), connection.begin_nested():
             connection.execute(sa.text("UPDATE batches SET status = 'closed'"))
     app.close()

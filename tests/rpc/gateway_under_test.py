@@ -37,7 +37,7 @@ ISSUER = "http://gateway.example"
 KEY = ec.generate_private_key(ec.SECP256R1())
 # The same in every worker of the tests: cases are named after them.
 TENANT, LIST, JOB, GATEWAY_CLIENT, SITE_CLIENT = (str(uuid.UUID(int=number, version=4)) for number in range(1, 6))
-GATEWAY_SECRET = "the gateway's own secret"
+GATEWAY_SECRET = "the gateway's own secret, as long as those that are made"
 SITE_SECRET = "s=cr&t %+/ü"
 EXPIRED, SUPERSEDED = "an-expired-token", "a-superseded-token"
 

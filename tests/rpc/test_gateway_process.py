@@ -123,13 +123,16 @@ def test_a_gateway_stops_cleanly_on_sigterm(gateway: GatewayUnderTest, log: Path
     assert logged(log)[-1]["event"] == "stopped"
 
 
+SECRET = "a-secret-as-long-as-those-that-are-made-here"
+
+
 def test_an_address_that_others_can_reach_needs_a_proxy_or_a_word() -> None:
     settings = GatewaySettings(
         gateway_listen="0.0.0.0:0",
         member_center_address="127.0.0.1:1",
         send_engine_address="127.0.0.1:1",
         gateway_client_id="id",
-        gateway_client_secret="secret",
+        gateway_client_secret=SECRET,
         public_base_url="http://127.0.0.1",
     )
     with pytest.raises(RuntimeError, match="GATEWAY_TRUSTED_PROXIES"):
@@ -152,7 +155,7 @@ def test_a_taken_port_ends_the_process(gateway: GatewayUnderTest) -> None:
     settings = f"""
 from gateway.wiring import GatewaySettings, serve
 serve(GatewaySettings(gateway_listen="{gateway.host}:{gateway.port}", member_center_address="127.0.0.1:1",
-      send_engine_address="127.0.0.1:1", gateway_client_id="id", gateway_client_secret="x", public_base_url="http://127.0.0.1"))
+      send_engine_address="127.0.0.1:1", gateway_client_id="id", gateway_client_secret="{SECRET}", public_base_url="http://127.0.0.1"))
 """
     root = Path(__file__).resolve().parents[2]
     finished = subprocess.run(

@@ -73,6 +73,34 @@ KEY_RING_LINKS: KeyRing.ValueType  # 2
 """The keys that seal links, one for each purpose."""
 Global___KeyRing: _TypeAlias = KeyRing  # noqa: Y015
 
+class _KeyState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KEY_STATE_UNSPECIFIED: _KeyState.ValueType  # 0
+    """Not known."""
+    KEY_STATE_CURRENT: _KeyState.ValueType  # 1
+    """It signs or seals, and what it signed or sealed is accepted."""
+    KEY_STATE_ACCEPTED: _KeyState.ValueType  # 2
+    """What it signed or sealed is accepted."""
+    KEY_STATE_RETIRED: _KeyState.ValueType  # 3
+    """What it signed has expired and is refused; it goes at the next rotation."""
+
+class KeyState(_KeyState, metaclass=_KeyStateEnumTypeWrapper):
+    """What a key is good for at present."""
+
+KEY_STATE_UNSPECIFIED: KeyState.ValueType  # 0
+"""Not known."""
+KEY_STATE_CURRENT: KeyState.ValueType  # 1
+"""It signs or seals, and what it signed or sealed is accepted."""
+KEY_STATE_ACCEPTED: KeyState.ValueType  # 2
+"""What it signed or sealed is accepted."""
+KEY_STATE_RETIRED: KeyState.ValueType  # 3
+"""What it signed has expired and is refused; it goes at the next rotation."""
+Global___KeyState: _TypeAlias = KeyState  # noqa: Y015
+
 @_typing.final
 class Tenant(_message.Message):
     """A customer of the installation. Nothing of one tenant is ever seen by another."""
@@ -839,6 +867,182 @@ class RotateKeysResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RotateKeysResponse: _TypeAlias = RotateKeysResponse  # noqa: Y015
+
+@_typing.final
+class StoredKey(_message.Message):
+    """A key as the database keeps it, without the key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RING_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    MASTER_KEY_ID_FIELD_NUMBER: _builtins.int
+    ring: Global___KeyRing.ValueType
+    """The ring."""
+    key_id: _builtins.str
+    """The key's id, as access tokens or links carry it."""
+    purpose: _builtins.str
+    """What a key of links seals, for example "one_click". Empty for a key that signs."""
+    state: Global___KeyState.ValueType
+    """What it is good for."""
+    master_key_id: _builtins.str
+    """The id of the master key that it is encrypted under."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    def __init__(
+        self,
+        *,
+        ring: Global___KeyRing.ValueType = ...,
+        key_id: _builtins.str = ...,
+        purpose: _builtins.str = ...,
+        state: Global___KeyState.ValueType = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        master_key_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "key_id", b"key_id", "master_key_id", b"master_key_id", "purpose", b"purpose", "ring", b"ring", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredKey: _TypeAlias = StoredKey  # noqa: Y015
+
+@_typing.final
+class ListKeysRequest(_message.Message):
+    """Asks for the keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKeysRequest: _TypeAlias = ListKeysRequest  # noqa: Y015
+
+@_typing.final
+class ListKeysResponse(_message.Message):
+    """Carries the keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredKey]:
+        """The keys, newest first."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[Global___StoredKey] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKeysResponse: _TypeAlias = ListKeysResponse  # noqa: Y015
+
+@_typing.final
+class RemoveKeyRequest(_message.Message):
+    """Takes a key away."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RING_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    ring: Global___KeyRing.ValueType
+    """The ring."""
+    key_id: _builtins.str
+    """The key's id."""
+    def __init__(
+        self,
+        *,
+        ring: Global___KeyRing.ValueType = ...,
+        key_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "ring", b"ring"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveKeyRequest: _TypeAlias = RemoveKeyRequest  # noqa: Y015
+
+@_typing.final
+class RemoveKeyResponse(_message.Message):
+    """Tells that the key is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MADE_KEY_ID_FIELD_NUMBER: _builtins.int
+    made_key_id: _builtins.str
+    """The id of the key made in its place. Empty: the current one was another."""
+    def __init__(
+        self,
+        *,
+        made_key_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["made_key_id", b"made_key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveKeyResponse: _TypeAlias = RemoveKeyResponse  # noqa: Y015
+
+@_typing.final
+class ReencryptKeysRequest(_message.Message):
+    """Asks for every stored key to be encrypted under the first master key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReencryptKeysRequest: _TypeAlias = ReencryptKeysRequest  # noqa: Y015
+
+@_typing.final
+class ReencryptKeysResponse(_message.Message):
+    """Tells that they are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REENCRYPTED_FIELD_NUMBER: _builtins.int
+    MASTER_KEY_ID_FIELD_NUMBER: _builtins.int
+    reencrypted: _builtins.int
+    """How many secrets there are, the keys of the audit log and of the address hashes among them."""
+    master_key_id: _builtins.str
+    """The id of the master key that they are encrypted under now."""
+    def __init__(
+        self,
+        *,
+        reencrypted: _builtins.int = ...,
+        master_key_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["master_key_id", b"master_key_id", "reencrypted", b"reencrypted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReencryptKeysResponse: _TypeAlias = ReencryptKeysResponse  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):

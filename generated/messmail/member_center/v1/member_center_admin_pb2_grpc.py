@@ -121,6 +121,21 @@ class MemberCenterAdminStub:
                 request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.RotateKeysRequest.SerializeToString,
                 response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.RotateKeysResponse.FromString,
                 _registered_method=True)
+        self.ListKeys = channel.unary_unary(
+                '/messmail.member_center.v1.MemberCenterAdmin/ListKeys',
+                request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.ListKeysRequest.SerializeToString,
+                response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.ListKeysResponse.FromString,
+                _registered_method=True)
+        self.RemoveKey = channel.unary_unary(
+                '/messmail.member_center.v1.MemberCenterAdmin/RemoveKey',
+                request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.RemoveKeyRequest.SerializeToString,
+                response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.RemoveKeyResponse.FromString,
+                _registered_method=True)
+        self.ReencryptKeys = channel.unary_unary(
+                '/messmail.member_center.v1.MemberCenterAdmin/ReencryptKeys',
+                request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.ReencryptKeysRequest.SerializeToString,
+                response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.ReencryptKeysResponse.FromString,
+                _registered_method=True)
         self.SetLimits = channel.unary_unary(
                 '/messmail.member_center.v1.MemberCenterAdmin/SetLimits',
                 request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.SetLimitsRequest.SerializeToString,
@@ -267,6 +282,30 @@ class MemberCenterAdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListKeys(self, request, context):
+        """Lists the keys of both rings, newest first, and which master key each is encrypted under.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveKey(self, request, context):
+        """Takes a key away because it is in the wrong hands; where it was the current one, another is made. What it signed or
+        sealed is refused everywhere within 30 seconds, before its time: access tokens have to be asked for again, links stay
+        dead. Answers INVALID_FIELD where there is no such key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReencryptKeys(self, request, context):
+        """Encrypts every stored key under the first master key of the server that answers. Afterwards the master keys behind it
+        are not needed any more. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetLimits(self, request, context):
         """Sets limits of the whole installation or of one list. A limit that is left out keeps its value. Answers
         LIST_NOT_FOUND where that is so. In force everywhere within five seconds.
@@ -362,6 +401,21 @@ def add_MemberCenterAdminServicer_to_server(servicer, server):
                     servicer.RotateKeys,
                     request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.RotateKeysRequest.FromString,
                     response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.RotateKeysResponse.SerializeToString,
+            ),
+            'ListKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKeys,
+                    request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.ListKeysRequest.FromString,
+                    response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.ListKeysResponse.SerializeToString,
+            ),
+            'RemoveKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveKey,
+                    request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.RemoveKeyRequest.FromString,
+                    response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.RemoveKeyResponse.SerializeToString,
+            ),
+            'ReencryptKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReencryptKeys,
+                    request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.ReencryptKeysRequest.FromString,
+                    response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.ReencryptKeysResponse.SerializeToString,
             ),
             'SetLimits': grpc.unary_unary_rpc_method_handler(
                     servicer.SetLimits,
@@ -829,6 +883,87 @@ class MemberCenterAdmin:
             '/messmail.member_center.v1.MemberCenterAdmin/RotateKeys',
             messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.RotateKeysRequest.SerializeToString,
             messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.RotateKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.member_center.v1.MemberCenterAdmin/ListKeys',
+            messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.ListKeysRequest.SerializeToString,
+            messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.ListKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.member_center.v1.MemberCenterAdmin/RemoveKey',
+            messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.RemoveKeyRequest.SerializeToString,
+            messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.RemoveKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReencryptKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.member_center.v1.MemberCenterAdmin/ReencryptKeys',
+            messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.ReencryptKeysRequest.SerializeToString,
+            messmail_dot_member__center_dot_v1_dot_member__center__admin__pb2.ReencryptKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

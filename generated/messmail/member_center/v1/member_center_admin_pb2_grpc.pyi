@@ -95,6 +95,17 @@ class MemberCenterAdminStub:
     """
     RotateKeys: _grpc.UnaryUnaryMultiCallable[_member_center_admin_pb2.RotateKeysRequest, _member_center_admin_pb2.RotateKeysResponse]
     """Makes a new current key in a ring. What older keys signed or sealed stays good for its own life."""
+    ListKeys: _grpc.UnaryUnaryMultiCallable[_member_center_admin_pb2.ListKeysRequest, _member_center_admin_pb2.ListKeysResponse]
+    """Lists the keys of both rings, newest first, and which master key each is encrypted under."""
+    RemoveKey: _grpc.UnaryUnaryMultiCallable[_member_center_admin_pb2.RemoveKeyRequest, _member_center_admin_pb2.RemoveKeyResponse]
+    """Takes a key away because it is in the wrong hands; where it was the current one, another is made. What it signed or
+    sealed is refused everywhere within 30 seconds, before its time: access tokens have to be asked for again, links stay
+    dead. Answers INVALID_FIELD where there is no such key.
+    """
+    ReencryptKeys: _grpc.UnaryUnaryMultiCallable[_member_center_admin_pb2.ReencryptKeysRequest, _member_center_admin_pb2.ReencryptKeysResponse]
+    """Encrypts every stored key under the first master key of the server that answers. Afterwards the master keys behind it
+    are not needed any more. Safe to repeat.
+    """
     SetLimits: _grpc.UnaryUnaryMultiCallable[_member_center_admin_pb2.SetLimitsRequest, _member_center_admin_pb2.SetLimitsResponse]
     """Sets limits of the whole installation or of one list. A limit that is left out keeps its value. Answers
     LIST_NOT_FOUND where that is so. In force everywhere within five seconds.
@@ -166,6 +177,17 @@ class MemberCenterAdminAsyncStub(MemberCenterAdminStub):
     """
     RotateKeys: _aio.UnaryUnaryMultiCallable[_member_center_admin_pb2.RotateKeysRequest, _member_center_admin_pb2.RotateKeysResponse]  # type: ignore[assignment]
     """Makes a new current key in a ring. What older keys signed or sealed stays good for its own life."""
+    ListKeys: _aio.UnaryUnaryMultiCallable[_member_center_admin_pb2.ListKeysRequest, _member_center_admin_pb2.ListKeysResponse]  # type: ignore[assignment]
+    """Lists the keys of both rings, newest first, and which master key each is encrypted under."""
+    RemoveKey: _aio.UnaryUnaryMultiCallable[_member_center_admin_pb2.RemoveKeyRequest, _member_center_admin_pb2.RemoveKeyResponse]  # type: ignore[assignment]
+    """Takes a key away because it is in the wrong hands; where it was the current one, another is made. What it signed or
+    sealed is refused everywhere within 30 seconds, before its time: access tokens have to be asked for again, links stay
+    dead. Answers INVALID_FIELD where there is no such key.
+    """
+    ReencryptKeys: _aio.UnaryUnaryMultiCallable[_member_center_admin_pb2.ReencryptKeysRequest, _member_center_admin_pb2.ReencryptKeysResponse]  # type: ignore[assignment]
+    """Encrypts every stored key under the first master key of the server that answers. Afterwards the master keys behind it
+    are not needed any more. Safe to repeat.
+    """
     SetLimits: _aio.UnaryUnaryMultiCallable[_member_center_admin_pb2.SetLimitsRequest, _member_center_admin_pb2.SetLimitsResponse]  # type: ignore[assignment]
     """Sets limits of the whole installation or of one list. A limit that is left out keeps its value. Answers
     LIST_NOT_FOUND where that is so. In force everywhere within five seconds.
@@ -336,6 +358,35 @@ class MemberCenterAdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_member_center_admin_pb2.RotateKeysResponse, _abc.Awaitable[_member_center_admin_pb2.RotateKeysResponse]]:
         """Makes a new current key in a ring. What older keys signed or sealed stays good for its own life."""
+
+    @_abc_1.abstractmethod
+    def ListKeys(
+        self,
+        request: _member_center_admin_pb2.ListKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_member_center_admin_pb2.ListKeysResponse, _abc.Awaitable[_member_center_admin_pb2.ListKeysResponse]]:
+        """Lists the keys of both rings, newest first, and which master key each is encrypted under."""
+
+    @_abc_1.abstractmethod
+    def RemoveKey(
+        self,
+        request: _member_center_admin_pb2.RemoveKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_member_center_admin_pb2.RemoveKeyResponse, _abc.Awaitable[_member_center_admin_pb2.RemoveKeyResponse]]:
+        """Takes a key away because it is in the wrong hands; where it was the current one, another is made. What it signed or
+        sealed is refused everywhere within 30 seconds, before its time: access tokens have to be asked for again, links stay
+        dead. Answers INVALID_FIELD where there is no such key.
+        """
+
+    @_abc_1.abstractmethod
+    def ReencryptKeys(
+        self,
+        request: _member_center_admin_pb2.ReencryptKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_member_center_admin_pb2.ReencryptKeysResponse, _abc.Awaitable[_member_center_admin_pb2.ReencryptKeysResponse]]:
+        """Encrypts every stored key under the first master key of the server that answers. Afterwards the master keys behind it
+        are not needed any more. Safe to repeat.
+        """
 
     @_abc_1.abstractmethod
     def SetLimits(

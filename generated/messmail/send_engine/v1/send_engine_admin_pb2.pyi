@@ -332,6 +332,49 @@ class EspAccount(_message.Message):
 Global___EspAccount: _TypeAlias = EspAccount  # noqa: Y015
 
 @_typing.final
+class ReencryptCredentialsRequest(_message.Message):
+    """Asks for all credentials to be encrypted under the first master key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReencryptCredentialsRequest: _TypeAlias = ReencryptCredentialsRequest  # noqa: Y015
+
+@_typing.final
+class ReencryptCredentialsResponse(_message.Message):
+    """Tells that they are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REENCRYPTED_FIELD_NUMBER: _builtins.int
+    MASTER_KEY_ID_FIELD_NUMBER: _builtins.int
+    reencrypted: _builtins.int
+    """How many secrets there are, the key of the audit log among them."""
+    master_key_id: _builtins.str
+    """The id of the master key that they are encrypted under now."""
+    def __init__(
+        self,
+        *,
+        reencrypted: _builtins.int = ...,
+        master_key_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["master_key_id", b"master_key_id", "reencrypted", b"reencrypted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReencryptCredentialsResponse: _TypeAlias = ReencryptCredentialsResponse  # noqa: Y015
+
+@_typing.final
 class ExportRecipientRequest(_message.Message):
     """Asks for a person's deliveries."""
 

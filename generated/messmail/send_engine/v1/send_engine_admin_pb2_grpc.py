@@ -45,6 +45,11 @@ class SendEngineAdminStub:
                 request_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.GetEspAccountRequest.SerializeToString,
                 response_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.GetEspAccountResponse.FromString,
                 _registered_method=True)
+        self.ReencryptCredentials = channel.unary_unary(
+                '/messmail.send_engine.v1.SendEngineAdmin/ReencryptCredentials',
+                request_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.ReencryptCredentialsRequest.SerializeToString,
+                response_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.ReencryptCredentialsResponse.FromString,
+                _registered_method=True)
         self.SetSendLimit = channel.unary_unary(
                 '/messmail.send_engine.v1.SendEngineAdmin/SetSendLimit',
                 request_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.SetSendLimitRequest.SerializeToString,
@@ -81,6 +86,14 @@ class SendEngineAdminServicer:
 
     def GetEspAccount(self, request, context):
         """Returns a tenant's ESP account without its credentials. Answers ESP_ACCOUNT_NOT_FOUND when the tenant has none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReencryptCredentials(self, request, context):
+        """Encrypts the credentials of every ESP account under the first master key of the server that answers. Afterwards the
+        master keys behind it are not needed any more. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,6 +150,11 @@ def add_SendEngineAdminServicer_to_server(servicer, server):
                     servicer.GetEspAccount,
                     request_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.GetEspAccountRequest.FromString,
                     response_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.GetEspAccountResponse.SerializeToString,
+            ),
+            'ReencryptCredentials': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReencryptCredentials,
+                    request_deserializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.ReencryptCredentialsRequest.FromString,
+                    response_serializer=messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.ReencryptCredentialsResponse.SerializeToString,
             ),
             'SetSendLimit': grpc.unary_unary_rpc_method_handler(
                     servicer.SetSendLimit,
@@ -214,6 +232,33 @@ class SendEngineAdmin:
             '/messmail.send_engine.v1.SendEngineAdmin/GetEspAccount',
             messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.GetEspAccountRequest.SerializeToString,
             messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.GetEspAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReencryptCredentials(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.send_engine.v1.SendEngineAdmin/ReencryptCredentials',
+            messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.ReencryptCredentialsRequest.SerializeToString,
+            messmail_dot_send__engine_dot_v1_dot_send__engine__admin__pb2.ReencryptCredentialsResponse.FromString,
             options,
             channel_credentials,
             insecure,

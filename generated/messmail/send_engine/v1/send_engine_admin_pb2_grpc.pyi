@@ -41,6 +41,10 @@ class SendEngineAdminStub:
     """
     GetEspAccount: _grpc.UnaryUnaryMultiCallable[_send_engine_admin_pb2.GetEspAccountRequest, _send_engine_admin_pb2.GetEspAccountResponse]
     """Returns a tenant's ESP account without its credentials. Answers ESP_ACCOUNT_NOT_FOUND when the tenant has none."""
+    ReencryptCredentials: _grpc.UnaryUnaryMultiCallable[_send_engine_admin_pb2.ReencryptCredentialsRequest, _send_engine_admin_pb2.ReencryptCredentialsResponse]
+    """Encrypts the credentials of every ESP account under the first master key of the server that answers. Afterwards the
+    master keys behind it are not needed any more. Safe to repeat.
+    """
     SetSendLimit: _grpc.UnaryUnaryMultiCallable[_send_engine_admin_pb2.SetSendLimitRequest, _send_engine_admin_pb2.SetSendLimitResponse]
     """Sets how many newsletter mails a second may leave for a tenant, over an ESP account or to a recipient domain. In
     force for mails begun two seconds later, in all workers together. Mails over a limit wait; none fails for it, and
@@ -76,6 +80,10 @@ class SendEngineAdminAsyncStub(SendEngineAdminStub):
     """
     GetEspAccount: _aio.UnaryUnaryMultiCallable[_send_engine_admin_pb2.GetEspAccountRequest, _send_engine_admin_pb2.GetEspAccountResponse]  # type: ignore[assignment]
     """Returns a tenant's ESP account without its credentials. Answers ESP_ACCOUNT_NOT_FOUND when the tenant has none."""
+    ReencryptCredentials: _aio.UnaryUnaryMultiCallable[_send_engine_admin_pb2.ReencryptCredentialsRequest, _send_engine_admin_pb2.ReencryptCredentialsResponse]  # type: ignore[assignment]
+    """Encrypts the credentials of every ESP account under the first master key of the server that answers. Afterwards the
+    master keys behind it are not needed any more. Safe to repeat.
+    """
     SetSendLimit: _aio.UnaryUnaryMultiCallable[_send_engine_admin_pb2.SetSendLimitRequest, _send_engine_admin_pb2.SetSendLimitResponse]  # type: ignore[assignment]
     """Sets how many newsletter mails a second may leave for a tenant, over an ESP account or to a recipient domain. In
     force for mails begun two seconds later, in all workers together. Mails over a limit wait; none fails for it, and
@@ -120,6 +128,16 @@ class SendEngineAdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_send_engine_admin_pb2.GetEspAccountResponse, _abc.Awaitable[_send_engine_admin_pb2.GetEspAccountResponse]]:
         """Returns a tenant's ESP account without its credentials. Answers ESP_ACCOUNT_NOT_FOUND when the tenant has none."""
+
+    @_abc_1.abstractmethod
+    def ReencryptCredentials(
+        self,
+        request: _send_engine_admin_pb2.ReencryptCredentialsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_send_engine_admin_pb2.ReencryptCredentialsResponse, _abc.Awaitable[_send_engine_admin_pb2.ReencryptCredentialsResponse]]:
+        """Encrypts the credentials of every ESP account under the first master key of the server that answers. Afterwards the
+        master keys behind it are not needed any more. Safe to repeat.
+        """
 
     @_abc_1.abstractmethod
     def SetSendLimit(

@@ -19,7 +19,7 @@ def upgrade() -> None:
         )
         """
     )
-    fence_tenants("address_hash_keys", "SELECT, INSERT")
+    fence_tenants("address_hash_keys", "SELECT, INSERT, UPDATE (encrypted_key)")
     op.execute(
         """
         CREATE TABLE suppressions (

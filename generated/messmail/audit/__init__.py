@@ -1,0 +1,1 @@
+"""Generated from messmail/audit of the contract; `make generate` is its only writer."""
