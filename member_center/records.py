@@ -189,6 +189,7 @@ class Through(StrEnum):
     MAILED_LINK = "mailed_link"
     UNSUBSCRIBE_TOKEN = "unsubscribe_token"
     ONE_CLICK = "one_click"
+    PREFERENCE_CENTER = "preference_center"
     IMPORT = "import"
 
 
@@ -234,6 +235,22 @@ class Answer:
     list_id: UUID
     list_name: str
     language: str
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A person's subscription to one of a tenant's lists."""
+
+    list_name: str
+    subscription: Subscription
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceCenter:
+    """What a person sees of one tenant: the language of mails and pages, and the lists with the state of each."""
+
+    language: str
+    lists: Sequence[tuple[Membership, Status]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +346,7 @@ class Group:
 class Authorization:
     """Who of a group may be mailed now: the confirmed of it, each with a one-click URL and a preferences URL.
 
+    The preferences URLs are empty where nobody asked for them.
     refused tells the state of everybody else; None where there is nobody.
     """
 

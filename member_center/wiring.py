@@ -17,6 +17,7 @@ from member_center.links import Links
 from member_center.lists import Lists
 from member_center.oauth import OAuth
 from member_center.outbox import Outbox
+from member_center.preference_center import PreferenceCenters
 from member_center.preferences import MemberPreferences
 from member_center.records import Usage
 from member_center.revocations import RevocationList
@@ -95,6 +96,7 @@ def start(settings: MemberCenterSettings) -> RunningServer:
         limiter,
         Subscriptions(database, lists, links, limiter),
         MemberPreferences(database, lists, limiter),
+        PreferenceCenters(database, lists, links, limiter),
         issuer,
     )
     admin = MemberCenterAdminServicer(

@@ -15,6 +15,9 @@ class ProblemText:
     next_step: str
 
 
+# Each in its own words, for those who cannot read the others.
+LANGUAGES = {CHINESE: "繁體中文", ENGLISH: "English"}
+
 TEXTS: dict[str, dict[str, str]] = {
     ENGLISH: {
         "confirm_title": "Confirm your subscription",
@@ -33,6 +36,17 @@ TEXTS: dict[str, dict[str, str]] = {
         "unsubscribed_title": "You are unsubscribed",
         "unsubscribed_text": "You will no longer receive",
         "unsubscribed_hint": "You can close this page.",
+        "preferences_title": "Your newsletters",
+        "preferences_saved": "Your changes are saved",
+        "preferences_lists": "What you receive",
+        "preferences_none": "You receive no newsletter from here any more.",
+        "preferences_pending": "Waiting for you to confirm",
+        "preferences_left": "You left this newsletter",
+        "preferences_leave": "Unsubscribe",
+        "preferences_leave_all": "Unsubscribe from all",
+        "preferences_language": "Language of mails and pages",
+        "preferences_save": "Save language",
+        "preferences_hint": "To come back to a newsletter, sign up again on the site where you found it.",
         "this_list": "this newsletter",
         "request_id": "Reference for support",
     },
@@ -53,6 +67,17 @@ TEXTS: dict[str, dict[str, str]] = {
         "unsubscribed_title": "已取消訂閱",
         "unsubscribed_text": "您將不再收到：",
         "unsubscribed_hint": "您可以關閉此頁。",
+        "preferences_title": "您的電子報",
+        "preferences_saved": "已儲存變更",
+        "preferences_lists": "您訂閱的電子報",
+        "preferences_none": "您目前沒有訂閱這裡的任何電子報。",
+        "preferences_pending": "等待您確認",
+        "preferences_left": "您已退訂這份電子報",
+        "preferences_leave": "取消訂閱",
+        "preferences_leave_all": "取消訂閱全部電子報",
+        "preferences_language": "信件與頁面的語言",
+        "preferences_save": "儲存語言",
+        "preferences_hint": "若要再次訂閱，請回到原網站重新申請。",
         "this_list": "這份電子報",
         "request_id": "客服查詢代碼",
     },
