@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page
 
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
 SCREENS = {"phone": (360, 740), "desktop": (1280, 800)}
-_SCHEMES = ("light", "dark")
+_SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 _axe = Axe()
 
 
