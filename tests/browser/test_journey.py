@@ -57,8 +57,6 @@ def look_around(browser: Browser, url: str) -> None:
         page.mouse.move(x, y)
     page.mouse.wheel(0, 2000)
     page.mouse.wheel(0, -2000)
-    page.go_back()
-    page.goto(url, wait_until="networkidle")
     context.close()
 
 
