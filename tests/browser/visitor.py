@@ -46,9 +46,9 @@ class Visitor:
         html = page.content()
         seen = self._judge.new_page()
         seen.route(page.url, lambda route: route.fulfill(body=html, content_type="text/html; charset=utf-8"))
+        seen.goto(page.url)
         for scheme in _SCHEMES:
             seen.emulate_media(color_scheme=scheme)
-            seen.goto(page.url)
             found = _axe.run(seen).response["violations"]
             grave = {each["id"]: each["nodes"] for each in found if each["impact"] in ("serious", "critical")}
             assert not grave, f"{what} in {scheme}: {grave}"
