@@ -23,6 +23,7 @@ from messmail.member_center.v1 import member_center_pb2, member_center_pb2_grpc
 from servicekit.access import FORWARDED_IP, FORWARDED_USER_AGENT, GATEWAY_AUTHORIZATION, REQUEST_ID
 from servicekit.clients import CHANNEL_OPTIONS
 from servicekit.errors import MessmailError, Reason, from_rpc_error
+from servicekit.mutual_tls import MutualTls
 
 CALL_SECONDS = 10.0
 HEALTH_SECONDS = 2.0
@@ -42,8 +43,10 @@ _log = structlog.get_logger()
 Call: TypeAlias = Callable[[Message, HttpRequest, str], Awaitable[Message]]
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
+def open_channel(address: str, tls: MutualTls | None = None) -> grpc.aio.Channel:
     """Opens a channel to HOST:PORT for the running event loop. Nothing is dialled until the first call."""
+    if tls is not None:
+        return grpc.aio.secure_channel(address, tls.of_client(), options=CHANNEL_OPTIONS)
     return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
 
 

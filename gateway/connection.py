@@ -1,17 +1,24 @@
-"""What one connection may cost before there is a request: seconds and bytes for the head.
+"""What one connection may cost: seconds and bytes for the head of a request, seconds for reading an answer.
 
-uvicorn bounds neither. The seconds and bytes of a body are bounded where it is read (exchange). Offers to change the
-protocol are not heard.
+uvicorn bounds none of them, nor how many requests wait for their turn. The seconds and bytes of a body are bounded
+where it is read (exchange). Offers to change the protocol are not heard.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import socket
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_SECONDS = 12.0
+# Within which a client must have taken what the kernel's buffers do not hold.
+READ_SECONDS = 12.0
+# Of the kernel, which grows it to megabytes of its memory for a client that does not read.
+_SEND_BUFFER_BYTES = 64 * 1024
+# Requests sent without waiting for the answer to the one before; hardly any client does.
+MAX_PIPELINED = 16
 MAX_HEAD_BYTES = 32 * 1024
 _UPGRADE = re.compile(rb"(\r\n)(upgrade[ \t]*:)", re.IGNORECASE)
 
@@ -28,19 +35,36 @@ def _without_upgrade(data: bytes) -> bytes:
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol, which hangs up when the head of a request takes too long, and refuses one that is too large.
 
+    It hangs up on whoever does not read its answers, and on whoever sends too many requests ahead.
+
     The clock runs from the connection's beginning, and then from the first byte of each further request.
     """
 
     _head_timer: asyncio.TimerHandle | None = None
+    _read_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _hosts = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        # Whatever the kernel does not take counts as not read.
+        transport.set_write_buffer_limits(high=0)
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_read_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # Closing would wait until everything is read.
+        self._read_timer = self.loop.call_later(READ_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_read_timer()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         between_requests = self.cycle is None or not self.cycle.more_body
@@ -48,7 +72,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_bytes = 0
+        if len(self.pipeline) > MAX_PIPELINED:
+            self.transport.abort()
+        self._head_bytes = self._hosts = 0
         if self._head_timer is None:
             self._start_timer()
 
@@ -58,6 +84,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(len(name) + len(value))
+        self._hosts += name.lower() == b"host"
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -65,6 +92,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             # Only a header that was cut in two gets here. Its body would be lost in silence.
             raise ValueError("the request asks for another protocol")
+        # RFC 9112 section 3.2: without it, or with two, a proxy in front may have meant another site.
+        if self._hosts != 1 and not (self._hosts == 0 and self.parser.get_http_version() == "1.0"):
+            raise ValueError("a request names one host")
         super().on_headers_complete()
 
     def _count(self, octets: int) -> None:
@@ -80,6 +110,11 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _stop_read_timer(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
 
     def _hang_up(self) -> None:
         self._head_timer = None

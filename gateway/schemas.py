@@ -34,6 +34,7 @@ _SCALARS: dict[int, Schema] = {
     FieldDescriptor.CPPTYPE_DOUBLE: {"type": "number"},
     FieldDescriptor.CPPTYPE_FLOAT: {"type": "number"},
 }
+_UUID_OR_NOTHING = "^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})?$"
 
 
 @cache
@@ -153,12 +154,16 @@ def _bounds(field: FieldDescriptor) -> Schema:
 
 
 def _format(field: FieldDescriptor) -> Schema:
-    return {"format": "uuid"} if _rules(field).string.uuid else {}
+    rules = _rules(field)
+    if not rules.string.uuid:
+        return {}
+    # No format allows for a text that may be empty, which says the same as leaving it out.
+    return {"pattern": _UUID_OR_NOTHING} if rules.ignore == validate_pb2.IGNORE_IF_ZERO_VALUE else {"format": "uuid"}
 
 
 def _item_counts(field: FieldDescriptor) -> Schema:
     rules = _rules(field).repeated
-    counts = {"minItems": rules.min_items, "maxItems": rules.max_items}
+    counts = {"minItems": rules.min_items, "maxItems": rules.max_items, "uniqueItems": rules.unique}
     return {name: count for name, count in counts.items() if count}
 
 

@@ -15,7 +15,7 @@ import structlog
 import uvicorn
 from google.protobuf.descriptor import ServiceDescriptor
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from gateway.app import Gateway, Routes
 from gateway.backends import Backend, GatewayToken, open_channel
@@ -29,6 +29,7 @@ from gateway.pages.reference import REFERENCE_STYLESHEET, reference_page
 from gateway.routes import Route, RouteTable, read_routes
 from messmail.member_center.v1 import member_center_pb2
 from messmail.send_engine.v1 import send_engine_pb2
+from servicekit.mutual_tls import MutualTlsSettings
 from servicekit.telemetry import configure_logging
 
 ServiceName: TypeAlias = Literal["member-center", "send-engine"]
@@ -43,7 +44,7 @@ _STOP_GRACE_SECONDS = 15
 _log = structlog.get_logger()
 
 
-class GatewaySettings(BaseSettings):
+class GatewaySettings(MutualTlsSettings):
     """Settings of the gateway, from its environment."""
 
     # An error about one setting must not show the others.
@@ -84,11 +85,12 @@ def create_app(settings: GatewaySettings) -> Gateway:
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Routes]:
-        async with open_channel(settings.member_center_address) as member_center:
+        tls = settings.mutual_tls
+        async with open_channel(settings.member_center_address, tls) as member_center:
             token = GatewayToken(
                 member_center, settings.gateway_client_id, settings.gateway_client_secret.get_secret_value()
             )
-            channels = {name: open_channel(addresses[name]) for name in settings.gateway_services}
+            channels = {name: open_channel(addresses[name], tls) for name in settings.gateway_services}
             backends = [Backend(name, SERVICES[name], channel, token) for name, channel in channels.items()]
             try:
                 yield _routes(backends, settings.public_base_url)

@@ -37,6 +37,7 @@ from messmail.member_center.v1 import (
 from servicekit import migrations
 from servicekit.database import Database
 from servicekit.keyring import MasterKeys
+from servicekit.mutual_tls import MutualTlsSettings
 from servicekit.revocations import Revocations
 from servicekit.server import RunningServer, Service, serve_until_stopped, start_server
 from servicekit.telemetry import configure_logging
@@ -52,7 +53,7 @@ _SERVICE_SCOPES = {"send_engine": ("internal:feed",), "gateway": ("internal:gate
 _log = structlog.get_logger()
 
 
-class MemberCenterSettings(BaseSettings):
+class MemberCenterSettings(MutualTlsSettings):
     """Settings of Member Center, from its environment."""
 
     # An error about one setting must not show the others.
@@ -77,6 +78,7 @@ class OwnerSettings(BaseSettings):
 
 def start(settings: MemberCenterSettings) -> RunningServer:
     """Starts the gRPC server; its caller stops it."""
+    tls = settings.mutual_tls_of_server()
     issuer = settings.public_base_url
     database = _database(settings)
     counters = Counters(settings.broker_url.get_secret_value())
@@ -120,7 +122,12 @@ def start(settings: MemberCenterSettings) -> RunningServer:
         ),
     ]
     return start_server(
-        settings.member_center_listen, services, verifier, threads=_THREADS, closers=[counters.close, database.close]
+        settings.member_center_listen,
+        services,
+        verifier,
+        tls=tls,
+        threads=_THREADS,
+        closers=[counters.close, database.close],
     )
 
 

@@ -23,6 +23,7 @@ from messmail_cli.failures import CommandFailed
 from messmail_cli.printing import Answer, print_answer
 from messmail_cli.stack_file import read_stack_file
 from servicekit.clients import AccessTokens, open_internal_channel
+from servicekit.mutual_tls import MutualTls, MutualTlsSettings
 
 DEFAULT_DATA_DIR: Final = Path(".messmail")
 
@@ -76,20 +77,20 @@ class Installation:
     @cached_property
     def member_center_admin(self) -> member_center_admin_pb2_grpc.MemberCenterAdminStub:
         """The operator's face of Member Center."""
-        channel = open_internal_channel(self._member_center_address, self._tokens)
+        channel = open_internal_channel(self._member_center_address, self._tokens, self._tls)
         return member_center_admin_pb2_grpc.MemberCenterAdminStub(channel)
 
     @cached_property
     def send_engine_jobs(self) -> send_engine_pb2_grpc.SendEngineStub:
         """The public face of Send Engine."""
         address = _given(self.send_engine, "MESSMAIL_SEND_ENGINE")
-        return send_engine_pb2_grpc.SendEngineStub(open_internal_channel(address, self._tokens))
+        return send_engine_pb2_grpc.SendEngineStub(open_internal_channel(address, self._tokens, self._tls))
 
     @cached_property
     def send_engine_admin(self) -> send_engine_admin_pb2_grpc.SendEngineAdminStub:
         """The operator's face of Send Engine."""
         address = _given(self.send_engine, "MESSMAIL_SEND_ENGINE")
-        return send_engine_admin_pb2_grpc.SendEngineAdminStub(open_internal_channel(address, self._tokens))
+        return send_engine_admin_pb2_grpc.SendEngineAdminStub(open_internal_channel(address, self._tokens, self._tls))
 
     @cached_property
     def _tokens(self) -> AccessTokens:
@@ -97,7 +98,12 @@ class Installation:
             self._member_center_address,
             _given(self.client_id, "MESSMAIL_CLIENT_ID"),
             _given(self.client_secret, "MESSMAIL_CLIENT_SECRET"),
+            tls=self._tls,
         )
+
+    @cached_property
+    def _tls(self) -> MutualTls | None:
+        return MutualTlsSettings().mutual_tls
 
     @property
     def _member_center_address(self) -> str:

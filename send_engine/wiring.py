@@ -49,6 +49,7 @@ from servicekit.clients import AccessTokens, open_internal_channel
 from servicekit.database import Database
 from servicekit.jwks import FetchedKeys
 from servicekit.keyring import MasterKeys
+from servicekit.mutual_tls import MutualTlsSettings
 from servicekit.revocations import Revocations
 from servicekit.server import RunningServer, Service, serve_until_stopped, start_server
 from servicekit.stop_signals import StopSignals
@@ -66,7 +67,7 @@ _PARTING_SECONDS = 5.0
 _log = structlog.get_logger()
 
 
-class _SharedSettings(BaseSettings):
+class _SharedSettings(MutualTlsSettings):
     # An error about one setting must not show the others.
     model_config = SettingsConfigDict(hide_input_in_errors=True)
 
@@ -112,6 +113,7 @@ class OwnerSettings(BaseSettings):
 
 def start(settings: ServiceSettings) -> RunningServer:
     """Starts the gRPC server; its caller stops it."""
+    tls = settings.mutual_tls_of_server()
     database = Database(settings.send_engine_database_url.get_secret_value(), pool_size=16, name=NAME)
     doorbell = Doorbell(settings.broker_url.get_secret_value())
     recipients = _recipients(settings)
@@ -123,7 +125,7 @@ def start(settings: ServiceSettings) -> RunningServer:
     )
     keys = _master_keys(settings)
     accounts = None if keys is None else EspAccountAdmin(database, keys)
-    issuer_keys = FetchedKeys(settings.member_center_address)
+    issuer_keys = FetchedKeys(settings.member_center_address, tls)
     verifier = TokenVerifier(settings.public_base_url, issuer_keys, Revocations(recipients.revocations).includes)
     services = [
         Service(
@@ -138,7 +140,11 @@ def start(settings: ServiceSettings) -> RunningServer:
         ),
     ]
     return start_server(
-        settings.send_engine_listen, services, verifier, closers=[issuer_keys.close, doorbell.close, database.close]
+        settings.send_engine_listen,
+        services,
+        verifier,
+        tls=tls,
+        closers=[issuer_keys.close, doorbell.close, database.close],
     )
 
 
@@ -282,8 +288,9 @@ def _recipients(settings: _SharedSettings) -> Recipients:
         settings.send_engine_client_id,
         settings.send_engine_client_secret.get_secret_value(),
         _FEED_SCOPE,
+        settings.mutual_tls,
     )
-    return Recipients(open_internal_channel(settings.member_center_address, tokens))
+    return Recipients(open_internal_channel(settings.member_center_address, tokens, settings.mutual_tls))
 
 
 def _accounts(settings: WorkerSettings, database: Database) -> EspAccounts:

@@ -17,6 +17,7 @@ import structlog
 from messmail.member_center.v1 import member_center_pb2, member_center_pb2_grpc
 from servicekit.access import REQUEST_ID
 from servicekit.errors import MessmailError, Reason, from_rpc_error
+from servicekit.mutual_tls import MutualTls
 
 CALL_SECONDS = 10.0
 # A token is replaced this long before it expires, so that none expires on its way.
@@ -39,8 +40,10 @@ _CHANNEL_OPTIONS = [
 class AccessTokens:
     """The access tokens of one client: the current one, renewed when needed. Safe for threads."""
 
-    def __init__(self, member_center: str, client_id: str, client_secret: str, scope: str = "") -> None:
-        self._stub = member_center_pb2_grpc.MemberCenterStub(open_channel(member_center))
+    def __init__(
+        self, member_center: str, client_id: str, client_secret: str, scope: str = "", tls: MutualTls | None = None
+    ) -> None:
+        self._stub = member_center_pb2_grpc.MemberCenterStub(open_channel(member_center, tls))
         self._request = member_center_pb2.IssueTokenRequest(
             grant_type="client_credentials", client_id=client_id, client_secret=client_secret, scope=scope
         )
@@ -67,14 +70,16 @@ class AccessTokens:
                 self._renew_at = 0.0
 
 
-def open_channel(address: str) -> grpc.Channel:
+def open_channel(address: str, tls: MutualTls | None = None) -> grpc.Channel:
     """Opens a channel to a service at HOST:PORT. Nothing is dialled until the first call."""
+    if tls is not None:
+        return grpc.secure_channel(address, tls.of_client(), options=_CHANNEL_OPTIONS)
     return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
 
 
-def open_internal_channel(address: str, tokens: AccessTokens) -> grpc.Channel:
+def open_internal_channel(address: str, tokens: AccessTokens, tls: MutualTls | None = None) -> grpc.Channel:
     """Opens a channel on which every call carries the client's token and raises MessmailError."""
-    return grpc.intercept_channel(open_channel(address), _Authorized(tokens))
+    return grpc.intercept_channel(open_channel(address, tls), _Authorized(tokens))
 
 
 class _Authorized(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):

@@ -121,6 +121,8 @@ def to_grpc_status(error: MessmailError, request_id: str) -> grpc.Status:
     return rpc_status.to_status(status)
 
 
+# How Python's gRPC server refuses a call beyond its limit, with the code that a message too large has as well.
+_TOO_MANY_CALLS = "Concurrent RPC limit exceeded!"
 _WITHOUT_DETAILS = {
     grpc.StatusCode.UNAVAILABLE: (Reason.ERROR_REASON_UNAVAILABLE, "the service does not answer at the moment"),
     grpc.StatusCode.DEADLINE_EXCEEDED: (Reason.ERROR_REASON_DEADLINE_EXCEEDED, "the answer was not ready in time"),
@@ -155,6 +157,8 @@ def from_rpc_error(error: grpc.RpcError) -> MessmailError:
         reason, text = _WITHOUT_DETAILS.get(
             call.code(), (Reason.ERROR_REASON_INTERNAL, "something went wrong behind this service")
         )
+        if call.details() == _TOO_MANY_CALLS:
+            reason, text = Reason.ERROR_REASON_UNAVAILABLE, "the service has too much to do"
         return MessmailError(reason, text, retry_after=1.0 if reason == Reason.ERROR_REASON_UNAVAILABLE else None)
     metadata = {key: value for key, value in info.metadata.items() if key != "request_id"}
     return MessmailError(

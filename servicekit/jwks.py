@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 
 from messmail.member_center.v1 import member_center_pb2, member_center_pb2_grpc
 from servicekit.clients import open_channel
+from servicekit.mutual_tls import MutualTls
 
 REFRESH_SECONDS = 20.0
 # Tokens with made-up key ids must not turn into a call each.
@@ -28,8 +29,8 @@ _log = structlog.get_logger()
 class FetchedKeys:
     """The verification keys of the issuer at an address. Safe for threads; nothing is fetched before the first use."""
 
-    def __init__(self, member_center: str) -> None:
-        self._channel = open_channel(member_center)
+    def __init__(self, member_center: str, tls: MutualTls | None = None) -> None:
+        self._channel = open_channel(member_center, tls)
         self._stub = member_center_pb2_grpc.MemberCenterStub(self._channel)
         self._keys: dict[str, EllipticCurvePublicKey] = {}
         self._fetched_at = float("-inf")

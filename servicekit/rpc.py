@@ -2,8 +2,10 @@
 
 request id      first, so that every answer and log line carries it
 errors          around all that follows: whatever is raised leaves as a status of the contract, without a trace
+peer            under mutual TLS only callers whose certificate has an allowed name get any further
 deadline        work that cannot be answered in time is not begun
 access          before validation, so that a stranger learns nothing about the fields
+size            before the message is parsed; told after access, like what cannot be parsed
 validation      the rules on the fields (protovalidate), then the tenant_id against the token
 """
 
@@ -19,7 +21,7 @@ import grpc
 import protovalidate
 import structlog
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from messmail.options.v1 import options_pb2
 from servicekit.access import (
@@ -36,11 +38,16 @@ from servicekit.access import (
     set_caller,
 )
 from servicekit.errors import FieldViolation, MessmailError, Reason, to_grpc_status
+from servicekit.mutual_tls import check_name
 from servicekit.telemetry import bind_request_id
 from servicekit.tokens import TokenVerifier
 
 DEFAULT_DEADLINE_SECONDS = 10.0
 _LEAST_TIME_SECONDS = 0.1
+# Of what a tenant or a stranger may call. REST may allow an RPC more; its JSON is larger than its message but for the
+# names of the fields. Calls between services are bounded by the server.
+_MAX_REQUEST_BYTES = 1024 * 1024
+_FRAME_BYTES = 4096
 
 _log = structlog.get_logger()
 _validator = protovalidate.Validator()
@@ -72,17 +79,53 @@ def validate(request: Message) -> None:
     )
 
 
+def max_request_bytes(method: MethodDescriptor) -> int | None:
+    """Returns the size in bytes above which a request is refused unread; None: what the server takes at all."""
+    access = access_of(method)
+    if access is None or not (access.public or access.tenant_scope):
+        return None
+    face = method.GetOptions().Extensions[options_pb2.http_face]
+    return max(_MAX_REQUEST_BYTES, face.max_body_bytes) + _FRAME_BYTES
+
+
+def _bounded(parse: Callable[[bytes], Message], max_bytes: int | None) -> Callable[[bytes], Message | MessmailError]:
+    """Parses a message unless it is too large, and returns what is wrong: gRPC takes what is raised for our fault."""
+
+    def read(sent: bytes) -> Message | MessmailError:
+        if max_bytes is not None and len(sent) > max_bytes:
+            return MessmailError(
+                Reason.ERROR_REASON_BODY_TOO_LARGE,
+                f"send at most {max_bytes} bytes here",
+                max_bytes=str(max_bytes),
+            )
+        try:
+            return parse(sent)
+        except DecodeError:
+            return MessmailError(
+                Reason.ERROR_REASON_MALFORMED_BODY, "the message is not one of this call, or is nested too deeply"
+            )
+
+    return read
+
+
 class Guard(grpc.ServerInterceptor):
     """Passes a call on only when it may be made and is well-formed, and answers its errors."""
 
-    def __init__(self, methods: Mapping[str, MethodDescriptor], verifier: TokenVerifier) -> None:
+    def __init__(
+        self,
+        methods: Mapping[str, MethodDescriptor],
+        verifier: TokenVerifier,
+        allowed_names: frozenset[str] | None = None,
+    ) -> None:
         self._access: dict[str, options_pb2.Access] = {}
+        self._max_bytes = {path: max_request_bytes(method) for path, method in methods.items()}
         for path, method in methods.items():
             access = access_of(method)
             if access is None:
                 raise RuntimeError(f"{path} has no access option: say in its .proto who may call it")
             self._access[path] = access
         self._verifier = verifier
+        self._allowed_names = allowed_names
 
     def intercept_service(
         self,
@@ -95,39 +138,42 @@ class Guard(grpc.ServerInterceptor):
         if handler is None or access is None:
             return handler
         path = handler_call_details.method
+        read = _bounded(handler.request_deserializer, self._max_bytes[path])
 
         if handler.response_streaming:
             stream = handler.unary_stream
 
-            def answer_stream(request: Message, context: grpc.ServicerContext) -> Iterator[Message]:
+            def answer_stream(request: Message | MessmailError, context: grpc.ServicerContext) -> Iterator[Message]:
                 request_id = _request_id(context)
                 with bind_request_id(request_id):
                     try:
-                        self._admit(access, request, request_id, context)
-                        yield from stream(request, context)
+                        yield from stream(self._admit(access, request, request_id, context), context)
                     except Exception as error:
                         _refuse(error, path, request_id, context)
 
-            return grpc.unary_stream_rpc_method_handler(
-                answer_stream, handler.request_deserializer, handler.response_serializer
-            )
+            return grpc.unary_stream_rpc_method_handler(answer_stream, read, handler.response_serializer)
 
         unary = handler.unary_unary
 
-        def answer(request: Message, context: grpc.ServicerContext) -> Any:
+        def answer(request: Message | MessmailError, context: grpc.ServicerContext) -> Any:
             request_id = _request_id(context)
             with bind_request_id(request_id):
                 try:
-                    self._admit(access, request, request_id, context)
-                    return unary(request, context)
+                    return unary(self._admit(access, request, request_id, context), context)
                 except Exception as error:
                     _refuse(error, path, request_id, context)
 
-        return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(answer, read, handler.response_serializer)
 
     def _admit(
-        self, access: options_pb2.Access, request: Message, request_id: str, context: grpc.ServicerContext
-    ) -> None:
+        self,
+        access: options_pb2.Access,
+        request: Message | MessmailError,
+        request_id: str,
+        context: grpc.ServicerContext,
+    ) -> Message:
+        if self._allowed_names is not None:
+            check_name(context, self._allowed_names)
         remaining = context.time_remaining()
         # Without a deadline of the caller's, gRPC answers a number of years.
         seconds = DEFAULT_DEADLINE_SECONDS if remaining is None or remaining > 86_400 else remaining
@@ -136,8 +182,11 @@ class Guard(grpc.ServerInterceptor):
         _deadline.set(time.monotonic() + seconds)
         caller = self._identify(access, request_id, context)
         set_caller(caller)
+        if isinstance(request, MessmailError):
+            raise request
         validate(request)
         caller.check_tenant(getattr(request, "tenant_id", ""))
+        return request
 
     def _identify(self, access: options_pb2.Access, request_id: str, context: grpc.ServicerContext) -> Caller:
         metadata = _metadata(context)

@@ -16,12 +16,15 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from servicekit.mutual_tls import MutualTls
 from servicekit.rpc import Guard
 from servicekit.stop_signals import StopSignals
 from servicekit.tokens import TokenVerifier
 
 STOP_GRACE_SECONDS = 10.0
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+# What waits for one of the threads, too. Beyond it a call would not be answered before its caller gives up.
+MAX_CONCURRENT_RPCS = 2000
 
 _log = structlog.get_logger()
 
@@ -56,6 +59,7 @@ def start_server(
     services: Sequence[Service],
     verifier: TokenVerifier,
     *,
+    tls: MutualTls | None = None,
     threads: int = 24,
     reflection: bool = False,
     closers: Sequence[Callable[[], None]] = (),
@@ -64,10 +68,12 @@ def start_server(
 
     Raises RuntimeError when an RPC lacks its access option or the address cannot be bound.
     """
-    guard = Guard(_methods([service_descriptor(service.full_name) for service in services]), verifier)
+    methods = _methods([service_descriptor(service.full_name) for service in services])
+    guard = Guard(methods, verifier, tls.allowed_names if tls else None)
     server = grpc.server(
         ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
         interceptors=[guard],
+        maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
         options=[
             # Two servers on one port would share its calls at random; a taken port is an error.
             ("grpc.so_reuseport", 0),
@@ -89,7 +95,7 @@ def start_server(
         names = [service.full_name for service in services]
         grpc_reflection.enable_server_reflection([*names, grpc_reflection.SERVICE_NAME], server)
     host = listen.rpartition(":")[0]
-    port = server.add_insecure_port(listen)
+    port = server.add_secure_port(listen, tls.of_server()) if tls else server.add_insecure_port(listen)
     server.start()
     return RunningServer(server, f"{host}:{port}", healthy, closers)
 

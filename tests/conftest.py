@@ -6,12 +6,21 @@ end. In CI nothing may be skipped, for whatever reason. What the tests run again
 
 import os
 import shutil
+import time
 from collections.abc import Generator
 
 import hypothesis
 import pytest
 
-from tests.claims_table import ClaimRow, hand_in_claim
+from tests.claims_table import (
+    SECURITY,
+    ClaimRow,
+    claim_rows_of,
+    claims_as_markdown,
+    hand_in_claim,
+    shows_a_security_claim,
+    write_security_claims,
+)
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
@@ -40,6 +49,26 @@ MISSING = {marker: needed for marker, (needed, is_there) in EXTRAS.items() if no
 # The machine is shared by every worker, so how long one example takes says nothing; a failure prints what repeats it.
 hypothesis.settings.register_profile("messmail", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("messmail")
+
+_BEGAN = pytest.StashKey[float]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds what `make claims` asks for."""
+    parser.addoption("--claims", action="store_true", help="only what shows a claim of docs/security.md, and the table")
+    parser.addoption("--write-claims", action="store_true", help="with --claims: write the table into docs/security.md")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Notes when the run began."""
+    session.config.stash[_BEGAN] = time.monotonic()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what shows no claim, where only claims were asked for."""
+    if config.getoption("--claims"):
+        config.hook.pytest_deselected(items=[item for item in items if not shows_a_security_claim(item)])
+        items[:] = [item for item in items if shows_a_security_claim(item)]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -76,11 +105,38 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Names the extras whose tests were asked for and did not run."""
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Names the extras whose tests were asked for and did not run, and prints the table of the claims."""
+    if config.getoption("--claims"):
+        _show_claims(terminalreporter, config)
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if isinstance(report, pytest.TestReport)]
     for marker, program in MISSING.items():
         count = sum(1 for report in skipped if marker in report.keywords)
         if count:
             terminalreporter.section("extras that did not run", yellow=True)
             terminalreporter.line(f"{program}: {count} tests marked {marker!r}; CI runs them (.ci/run installs it)")
+
+
+def _show_claims(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    passed, failed = (
+        [
+            report
+            for outcome in outcomes
+            for report in terminalreporter.stats.get(outcome, [])
+            if isinstance(report, pytest.TestReport)
+        ]
+        for outcomes in (("passed",), ("failed", "error"))
+    )
+    rows = [row for row in claim_rows_of(passed, failed) if row.claim in SECURITY]
+    terminalreporter.section("claims")
+    terminalreporter.line(claims_as_markdown(rows))
+    missing = sorted(SECURITY - {row.claim for row in rows}, key=lambda claim: (claim[0], int(claim[1:])))
+    terminalreporter.line(f"No test of: {', '.join(missing) or 'none'}")
+    if config.getoption("--write-claims"):
+        minutes = (time.monotonic() - config.stash[_BEGAN]) / 60
+        part = os.environ.get("MESSMAIL_CLAIMS_SHARE", "0.02")
+        names = ", ".join(sorted({f"`{report.nodeid.rpartition('::')[2]}`" for report in failed})) or "none"
+        write_security_claims(
+            rows,
+            f"Run with a share of {part} of the full counts, in {minutes:.0f} minutes. Tests that failed: {names}.",
+        )

@@ -9,6 +9,7 @@ import uvloop
 from send_engine.composing import Content, JobComposer, ListProfile, Recipient
 from send_engine.esp.port import ComposedMail, Outcome, Verdict
 from send_engine.esp.smtp import SmtpEsp
+from tests.claims_table import cases
 from tests.smtp_server import ONE_BY_ONE, PIPELINED, SmtpServer
 
 PROFILE = ListProfile("list-1", "Weekly", "Acme", "news@acme.example", None, "bounce@acme.example", "en")
@@ -47,11 +48,15 @@ def random_mails(rng: random.Random, count: int) -> list[ComposedMail]:
     return mails
 
 
+@pytest.mark.claim(
+    "I2", "random bodies at a strict sink: byte for byte, after unstuffing", asked=10_000, run=cases(5000, least=400)
+)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("extensions", [PIPELINED, ONE_BY_ONE], ids=["pipelined", "one by one"])
 def test_a_strict_server_receives_every_body_byte_for_byte(extensions: tuple[str, ...]) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    mails = random_mails(random.Random(seed), 400)
+    mails = random_mails(random.Random(seed), cases(5000, least=400))
 
     async def send() -> tuple[list[Outcome], SmtpServer]:
         async with SmtpServer(extensions=extensions) as server:

@@ -92,6 +92,7 @@ def test_a_session_left_in_the_middle_of_a_transaction_is_reset_when_used_again(
 # ---- what a server cannot carry
 
 
+@pytest.mark.claim("I5", "addresses beyond ASCII with and without SMTPUTF8: as typed, or failed with a reason")
 def test_an_address_that_needs_smtputf8_fails_where_it_is_not_offered() -> None:
     internationalised = ComposedMail("bounce@list.example", "用戶@example.org", b"x\r\n\r\n", True, True)
     outcomes, server = play(
@@ -106,6 +107,7 @@ def test_an_address_that_needs_smtputf8_fails_where_it_is_not_offered() -> None:
     assert [received.recipient for received in server.mails] == ["reader1@example.org"]
 
 
+@pytest.mark.claim("I5", "addresses beyond ASCII with and without SMTPUTF8: as typed, or failed with a reason")
 def test_an_address_that_needs_smtputf8_is_sent_as_it_is_where_it_is_offered() -> None:
     internationalised = ComposedMail("bounce@list.example", "用戶@example.org", "é\r\n\r\n".encode(), True, True)
     outcomes, server = play(SmtpServer(), lambda esp: esp.send([internationalised], never))

@@ -27,6 +27,18 @@ def chance() -> random.Random:
     return random.Random(seed)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """At full count puts first what may take longest, so that nothing long is begun when all else is done."""
+    if share() is None:
+        return
+
+    def patience(item: pytest.Item) -> float:
+        marker = item.get_closest_marker("timeout")
+        return float(marker.args[0]) if marker else 0.0
+
+    items.sort(key=patience, reverse=True)
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Notes when the run began."""
     session.config.stash[_BEGAN] = time.monotonic()

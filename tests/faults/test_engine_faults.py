@@ -15,7 +15,7 @@ from tests.stack import wait_until
 RESUMES_WITHIN_SECONDS = 30.0
 PEOPLE_PER_FAULT = 400
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(4800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
 def flush(ground: ProvingGround) -> None:
@@ -50,6 +50,7 @@ def test_a_broker_that_forgets_costs_nobody_a_mail(
 
 # In parts, which can run side by side: a silence is long.
 @pytest.mark.parametrize("part", range(3))
+@pytest.mark.timeout(4800)
 def test_a_broker_that_falls_silent_costs_nobody_a_mail(
     ground: ProvingGround, record_property: object, part: int
 ) -> None:

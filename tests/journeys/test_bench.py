@@ -49,3 +49,18 @@ def test_the_benchmark_of_sending_holds_sink_ledger_and_audience_against_each_ot
         result["cpu_microseconds_per_mail"][name] > 0 for name in ("worker", "member-center", "postgres", "sink")
     )
     assert all(result["peak_private_mebibytes"][name] > 0 for name in ("worker", "member-center", "send-engine"))
+
+
+@pytest.mark.slow
+@pytest.mark.postfix
+@pytest.mark.timeout(240)
+def test_the_benchmark_of_size_measures_a_large_job_beside_small_ones(tmp_path: Path) -> None:
+    saved = tmp_path / "size.json"
+    command = [sys.executable, "-m", "bench.size", "--rounds", "1", "--small", "500", "--large", "2500"]
+    done = subprocess.run([*command, "--save", str(saved)], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    result = json.loads(saved.read_text())
+    assert result["members"] == {"small": 500, "large": 2500}
+    assert len(result["mails_per_second"]["small"][0]) == 10
+    assert result["cpu_ratio"] > 0
+    assert set(result["memory_ratios"]) >= {"worker", "member-center", "send-engine"}

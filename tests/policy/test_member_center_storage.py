@@ -31,6 +31,10 @@ DISPATCH_COLUMNS = {
 # What the owner may see of tenants' rows: only what is to be removed.
 UPKEEP = {"subscriptions", "confirmation_mails", "revocations"}
 PEOPLE = ("subscriptions", "consent_log", "confirmation_mails")
+T4 = pytest.mark.claim("T4", "row level security, by raw SQL: each role sees what it may, and nothing without a tenant")
+T5 = pytest.mark.claim(
+    "T5", "rows that point across tenants, by raw SQL as the superuser: refused by every foreign key"
+)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +101,7 @@ def test_tenant_id_leads_every_key_and_index(member_center: MemberCenter, tables
     assert {table for table, _, _ in leading} >= tables
 
 
+@T4
 def test_row_level_security_is_forced_on_every_tenants_table(member_center: MemberCenter, tables: set[str]) -> None:
     forced = {
         row[0]
@@ -115,6 +120,7 @@ def test_only_the_named_policies_let_anybody_see_beyond_a_tenant(member_center: 
     assert {name for name, _ in policies} == {"tenant", "dispatch", "upkeep"}
 
 
+@T5
 def test_foreign_keys_between_tenants_tables_are_composite(member_center: MemberCenter) -> None:
     keys = member_center.rows(
         "SELECT conrelid::regclass::text, confrelid::regclass::text, "
@@ -130,6 +136,7 @@ def test_foreign_keys_between_tenants_tables_are_composite(member_center: Member
     assert {columns for _, parent, _, columns in keys if parent == "tenants"} == {1}
 
 
+@T5
 @pytest.mark.parametrize("table", PEOPLE)
 def test_no_row_can_point_across_tenants(
     member_center: MemberCenter, two: tuple[Newsletter, Newsletter], table: str
@@ -148,6 +155,7 @@ def test_no_row_can_point_across_tenants(
         )
 
 
+@T4
 def test_the_app_role_is_neither_owner_nor_above_the_fences(app: psycopg.Connection) -> None:
     role = app.execute(
         "SELECT rolsuper, rolbypassrls, rolinherit, rolcreaterole, rolcreatedb FROM pg_roles "
@@ -170,6 +178,7 @@ def test_the_app_role_is_neither_owner_nor_above_the_fences(app: psycopg.Connect
             app.execute(forbidden.encode())
 
 
+@T4
 def test_without_a_tenant_nothing_is_seen_also_on_a_connection_used_before(
     app: psycopg.Connection, two: tuple[Newsletter, Newsletter]
 ) -> None:
@@ -183,6 +192,7 @@ def test_without_a_tenant_nothing_is_seen_also_on_a_connection_used_before(
             assert app.execute(f"SELECT * FROM {table}".encode()).fetchall() == [], table
 
 
+@T4
 def test_a_tenant_sees_and_writes_its_own_rows_only(
     app: psycopg.Connection, two: tuple[Newsletter, Newsletter]
 ) -> None:
@@ -201,23 +211,29 @@ def test_a_tenant_sees_and_writes_its_own_rows_only(
         )
 
 
-def test_many_tenants_through_one_connection_never_mix(
-    member_center: MemberCenter, two: tuple[Newsletter, Newsletter]
-) -> None:
+@pytest.mark.claim("T4", "tenants in turns on one pooled connection: each sees its own list", asked=1000, run=1000)
+def test_many_tenants_through_one_connection_never_mix(member_center: MemberCenter) -> None:
+    tenants = [uuid.uuid4() for _ in range(1000)]
+    with psycopg.connect(member_center.superuser_url) as connection, connection.cursor() as cursor:
+        cursor.executemany("INSERT INTO tenants SELECT %s, 'A tenant', now()", [[each] for each in tenants])
+        cursor.executemany(
+            "INSERT INTO lists SELECT %s, gen_random_uuid(), name, from_name, from_address, reply_to, envelope_sender, "
+            "language FROM (SELECT * FROM lists LIMIT 1) AS any_list",
+            [[each] for each in tenants],
+        )
     database = Database(member_center.settings.member_center_database_url.get_secret_value(), pool_size=1)
-    tenants = [uuid.UUID(newsletter.tenant_id) for newsletter in two]
     query = sa.text("SELECT tenant_id FROM lists")
     try:
-        for turn in range(500):
-            tenant = tenants[turn % 2]
-            with database.tenant(tenant) as connection:
-                assert connection.execute(query).scalars().all() == [tenant]
-            with database.directory() as connection:
-                assert connection.execute(query).scalars().all() == []
+        for tenant in tenants:
+            with database.tenant(tenant) as connected:
+                assert connected.execute(query).scalars().all() == [tenant]
+            with database.directory() as connected:
+                assert connected.execute(query).scalars().all() == []
     finally:
         database.close()
 
 
+@T4
 def test_the_dispatch_role_may_do_what_is_named_and_reads_no_person(
     member_center: MemberCenter, app: psycopg.Connection, two: tuple[Newsletter, Newsletter]
 ) -> None:
@@ -256,6 +272,7 @@ def test_a_directory_tells_the_tenant_of_an_id_and_nothing_else(
     assert app.execute("SELECT tenant_of_client(gen_random_uuid())").fetchone() == (None,)
 
 
+@T4
 def test_the_owner_sees_nothing_but_what_is_to_be_removed(
     member_center: MemberCenter, two: tuple[Newsletter, Newsletter]
 ) -> None:

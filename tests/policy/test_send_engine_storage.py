@@ -37,6 +37,10 @@ DISPATCH_WRITES = {
     ("tenant_turns", "served_at"),
 }
 IS_PARTITION = "SELECT 1 FROM pg_inherits WHERE inhrelid = c.oid"
+T4 = pytest.mark.claim("T4", "row level security, by raw SQL: each role sees what it may, and nothing without a tenant")
+T5 = pytest.mark.claim(
+    "T5", "rows that point across tenants, by raw SQL as the superuser: refused by every foreign key"
+)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +93,7 @@ def test_tenant_id_leads_every_key_and_index(database: Ledgerbase, tables: set[s
     assert {table for table, _, _ in leading} >= tables
 
 
+@T5
 def test_foreign_keys_are_composite(database: Ledgerbase) -> None:
     keys = database.rows(
         "SELECT conrelid::regclass::text, confrelid::regclass::text, "
@@ -102,11 +107,13 @@ def test_foreign_keys_are_composite(database: Ledgerbase) -> None:
     ]
 
 
+@T4
 def test_row_level_security_is_forced_on_every_tenants_table(database: Ledgerbase, tables: set[str]) -> None:
     forced = database.rows("SELECT relname FROM pg_class WHERE relrowsecurity AND relforcerowsecurity")
     assert {row[0] for row in forced} == tables - WITHOUT_TENANT == set(metadata.tables)
 
 
+@T4
 def test_the_app_role_is_neither_owner_nor_above_the_fences(database: Ledgerbase) -> None:
     with psycopg.connect(database.app_url) as connection:
         row = connection.execute(
@@ -151,6 +158,7 @@ def two_tenants(database: Ledgerbase) -> Iterator[tuple[uuid.UUID, uuid.UUID]]:
     yield tenants
 
 
+@T4
 def test_without_a_tenant_the_app_role_sees_nothing(
     database: Ledgerbase, two_tenants: tuple[uuid.UUID, uuid.UUID]
 ) -> None:
@@ -165,6 +173,7 @@ def test_without_a_tenant_the_app_role_sees_nothing(
             assert connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone() == (0,)
 
 
+@T4
 def test_a_tenants_transaction_sees_its_own_rows_only(
     database: Ledgerbase, two_tenants: tuple[uuid.UUID, uuid.UUID]
 ) -> None:
@@ -179,6 +188,7 @@ def test_a_tenants_transaction_sees_its_own_rows_only(
     app.close()
 
 
+@T5
 def test_a_row_cannot_point_across_tenants(database: Ledgerbase, two_tenants: tuple[uuid.UUID, uuid.UUID]) -> None:
     one, other = two_tenants
     for child, parent, column in (
@@ -194,6 +204,7 @@ def test_a_row_cannot_point_across_tenants(database: Ledgerbase, two_tenants: tu
             )  # fmt: skip
 
 
+@T5
 def test_a_delivery_is_of_a_batch_of_its_tenant(database: Ledgerbase, two_tenants: tuple[uuid.UUID, uuid.UUID]) -> None:
     one, other = two_tenants
     ((theirs,),) = database.rows("SELECT id FROM batches WHERE tenant_id = %s LIMIT 1", other)
@@ -216,6 +227,7 @@ def test_the_app_role_reaches_deliveries_through_their_table_only(database: Ledg
     assert {row[0] for row in database.rows(granted, role)} == {False}
 
 
+@T4
 def test_the_dispatch_role_sees_work_of_all_tenants_and_nothing_else(
     database: Ledgerbase, two_tenants: tuple[uuid.UUID, uuid.UUID]
 ) -> None:

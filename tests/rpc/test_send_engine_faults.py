@@ -326,7 +326,7 @@ def test_a_worker_that_wakes_up_too_late_writes_nothing_and_begins_no_further_ma
         in_flight = send_engine.get(job).counters.sending
         send_engine.sink.delay = 0.0
         with send_engine.worker(send_engine_lease_seconds=1):
-            done = send_engine.wait(job)
+            done = send_engine.wait(job, seconds=90)
         before = send_engine.database.deliveries(job.id)
         sent = len(send_engine.sink.accepted)
         sleeper.send_signal(signal.SIGCONT)

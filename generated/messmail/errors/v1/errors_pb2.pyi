@@ -103,6 +103,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The idempotency key came with another request before. Send the same request again, or a new key."""
     ERROR_REASON_IDEMPOTENCY_KEY_IN_USE: _ErrorReason.ValueType  # 34
     """A request with the same idempotency key is being carried out at this moment. Retry-After says when to try again."""
+    ERROR_REASON_PEER_NOT_ALLOWED: _ErrorReason.ValueType  # 35
+    """Mutual TLS is on, and the caller's certificate has none of the names that may call this service."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a request was refused."""
@@ -179,6 +181,8 @@ ERROR_REASON_IDEMPOTENCY_KEY_REUSED: ErrorReason.ValueType  # 33
 """The idempotency key came with another request before. Send the same request again, or a new key."""
 ERROR_REASON_IDEMPOTENCY_KEY_IN_USE: ErrorReason.ValueType  # 34
 """A request with the same idempotency key is being carried out at this moment. Retry-After says when to try again."""
+ERROR_REASON_PEER_NOT_ALLOWED: ErrorReason.ValueType  # 35
+"""Mutual TLS is on, and the caller's certificate has none of the names that may call this service."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
