@@ -14,6 +14,8 @@ _VALUES: dict[str, Any] = {
     "email": "user@example.com",
     "preferences": {"lang": "zh-TW"},
     "token": "the-token-of-the-link",
+    "language": "en",
+    "leave_list_id": _UUID,
     "name": "Weekly Update",
     "subject": "Weekly Update",
     "body_html": "<p>Hello</p>",

@@ -36,20 +36,28 @@ class Audience:
             as_of = audience_store.read_now(connection) if as_of is None else as_of
             return audience_store.read_confirmed(connection, tenant_id, list_id, as_of, after, page_size)
 
-    def authorize(self, tenant_id: UUID, list_id: UUID, ids: Sequence[bytes]) -> Authorization:
-        """Tells who of a group may be mailed now, with fresh links, read in one snapshot not earlier than read_at."""
+    def authorize(
+        self, tenant_id: UUID, list_id: UUID, ids: Sequence[bytes], *, with_preferences: bool = True
+    ) -> Authorization:
+        """Tells who of a group may be mailed now, with fresh links, read in one snapshot not earlier than read_at.
+
+        Sealing is most of the work, so links to the preference centre are made only for mails that show them.
+        """
         asked = list(dict.fromkeys(ids))
         with self._database.brief(tenant_id) as transaction:
             pads = asdict(self._hashes.pads(tenant_id))
             group = audience_store.read_group(transaction.finish, tenant_id, list_id, asked, **pads)
         links, mailable = self._links, group.mailable
         one_click = Link(Purpose.ONE_CLICK, tenant_id, list_id, _NOBODY)
-        until = group.read_at + PREFERENCES_LINK_LIFE
-        preferences = Link(Purpose.PREFERENCES, tenant_id, list_id, _NOBODY, expires_at=until)
+        preferences_urls = [""] * len(mailable)
+        if with_preferences:
+            until = group.read_at + PREFERENCES_LINK_LIFE
+            preferences = Link(Purpose.PREFERENCES, tenant_id, list_id, _NOBODY, expires_at=until)
+            preferences_urls = [links.preferences_url(token) for token in links.seal_for_each(preferences, mailable)]
         authorized = set(mailable)
         return Authorization(
             group=group,
             one_click_urls=[links.one_click_url(token) for token in links.seal_for_each(one_click, mailable)],
-            preferences_urls=[links.preferences_url(token) for token in links.seal_for_each(preferences, mailable)],
+            preferences_urls=preferences_urls,
             refused=[(each, group.refused.get(each, Refusal.GONE)) for each in asked if each not in authorized],
         )

@@ -81,8 +81,11 @@ class Links:
         tokens = base64.urlsafe_b64encode(b"".join(sealed)).decode()
         return [tokens[start : start + TOKEN_CHARACTERS] for start in range(0, len(tokens), TOKEN_CHARACTERS)]
 
-    def open(self, token: str, *purposes: Purpose) -> Link:
-        """Returns what a token carries; raises LINK_INVALID unless it was sealed here for one of these purposes."""
+    def open(self, token: str, *purposes: Purpose, tenant_id: UUID | None = None) -> Link:
+        """Returns what a token carries.
+
+        Raises LINK_INVALID unless it was sealed here for one of these purposes, and for that tenant where one is named.
+        """
         if not _TOKEN_SHAPE.fullmatch(token):
             raise link_invalid()
         sealed = base64.urlsafe_b64decode(token)
@@ -94,13 +97,13 @@ class Links:
             payload = key.cipher.decrypt(nonce, ciphertext, _bound(key))
         except InvalidTag:
             raise link_invalid() from None
-        purpose, tenant_id, list_id = _PAYLOAD_BEFORE.unpack_from(payload)
+        purpose, tenant, list_id = _PAYLOAD_BEFORE.unpack_from(payload)
         generation, expires = _PAYLOAD_AFTER.unpack_from(payload, _SUBSCRIPTION.stop)
-        if purpose != key.purpose.value:
+        if purpose != key.purpose.value or tenant_id not in (None, UUID(bytes=tenant)):
             raise link_invalid()
         return Link(
             key.purpose,
-            UUID(bytes=tenant_id),
+            UUID(bytes=tenant),
             UUID(bytes=list_id),
             UUID(bytes=payload[_SUBSCRIPTION]),
             generation,

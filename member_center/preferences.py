@@ -47,12 +47,13 @@ class MemberPreferences:
             subscription = read[1]
             if subscription is None or subscription.standing is not Standing.CONFIRMED:
                 return {}
-            preferences = _patched(subscription.preferences, patch)
+            preferences = patched(subscription.preferences, patch)
             subscription_store.set_preferences(transaction.finish, replace(subscription, preferences=preferences))
         return preferences
 
 
-def _patched(preferences: Preferences, patch: Preferences) -> Preferences:
+def patched(preferences: Preferences, patch: Preferences) -> Preferences:
+    """Returns the preferences after a merge patch (RFC 7396); raises INVALID_FIELD when they get too large."""
     merged = merge_patch(cast(Json, dict(preferences)), cast(Json, dict(patch)))
     try:
         return check_json_object(cast(Preferences, merged))

@@ -243,6 +243,7 @@ class Through(StrEnum):
     MAILED_LINK = "mailed_link"
     UNSUBSCRIBE_TOKEN = "unsubscribe_token"
     ONE_CLICK = "one_click"
+    PREFERENCE_CENTER = "preference_center"
     IMPORT = "import"
     PROVEN = "proven"
     OPERATOR = "operator"
@@ -317,6 +318,22 @@ class Answer:
     list_id: UUID
     list_name: str
     language: str
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A person's subscription to one of a tenant's lists."""
+
+    list_name: str
+    subscription: Subscription
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceCenter:
+    """What a person sees of one tenant: the language of mails and pages, and the lists with the state of each."""
+
+    language: str
+    lists: Sequence[tuple[Membership, Status]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,7 +443,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
-    """Who of a group may be mailed now, each with a one-click URL and a preferences URL, and why the rest may not."""
+    """Who of a group may be mailed now, each with a one-click URL and a preferences URL, and why the rest may not.
+
+    The preferences URLs are empty where nobody asked for them.
+    """
 
     group: Group
     one_click_urls: list[str] = field(repr=False)

@@ -25,6 +25,7 @@ from member_center.login_limits import LoginLimits
 from member_center.oauth import OAuth
 from member_center.outbox import Outbox
 from member_center.people import People
+from member_center.preference_center import PreferenceCenters
 from member_center.preferences import MemberPreferences
 from member_center.records import OPERATOR, Purpose, Usage
 from member_center.revocations import RevocationList
@@ -138,6 +139,7 @@ def _start(settings: MemberCenterSettings, tls: MutualTls | None, opened: ExitSt
         LoginLimits(counting, limiter.in_force),
         Subscriptions(database, lists, links, limiter, hashes),
         MemberPreferences(database, lists, limiter),
+        PreferenceCenters(database, lists, links, limiter),
         CrossOrigin(database, lists, links, limiter),
         issuer,
     )

@@ -95,13 +95,16 @@ class Recipients:
         domains = list(answer.recipient_domains)
         return AudiencePage(_datetime(answer.as_of), answer.subscription_ids, domains, answer.more)
 
-    def authorize(self, tenant_id: UUID, list_id: UUID, subscription_ids: Sequence[bytes]) -> Consent:
+    def authorize(
+        self, tenant_id: UUID, list_id: UUID, subscription_ids: Sequence[bytes], *, with_preferences_urls: bool
+    ) -> Consent:
         """Asks who of a group may be mailed now. Raises LIST_NOT_FOUND."""
         answer = self._feed.AuthorizeRecipients(
             feed.AuthorizeRecipientsRequest(
                 tenant_id=str(tenant_id),
                 list_id=str(list_id),
                 subscription_ids=subscription_ids,
+                omit_preferences_urls=not with_preferences_urls,
             )
         )
         authorized = {

@@ -123,7 +123,7 @@ class Sending:
             if marked is None:
                 return False
             must_stop = self._must_stop(held)
-            consent = self._authorize(held, order, marked)
+            consent = self._authorize(held, order, marked, composer)
             if consent is None:
                 return False
             composed = None if held.is_suspect else _compose(marked.addressees, order.job_id, consent, composer)
@@ -171,14 +171,17 @@ class Sending:
             held.release()
             return None
 
-    def _authorize(self, held: HeldBatch, order: SendOrder, marked: Group) -> Consent | None:
+    def _authorize(self, held: HeldBatch, order: SendOrder, marked: Group, composer: JobComposer) -> Consent | None:
         """Asks who of a marked group may be mailed; without an answer gives the batch back and returns None."""
         group = marked.addressees
         if not group:
             return Consent(datetime.min, {}, {})
         try:
             return self._recipients.authorize(
-                order.tenant_id, order.list_id, [addressee.subscription_id for addressee in group]
+                order.tenant_id,
+                order.list_id,
+                [addressee.subscription_id for addressee in group],
+                with_preferences_urls=composer.shows_preferences_url,
             )
         except MessmailError as error:
             if error.reason not in (Reason.ERROR_REASON_LIST_NOT_FOUND, Reason.ERROR_REASON_TENANT_NOT_FOUND):

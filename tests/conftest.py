@@ -26,6 +26,7 @@ IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 # Where Debian's packages libfaketime and rabbitmq-server put what no PATH leads to.
 FAKETIME = tuple(f"/usr/lib/{machine}-linux-gnu/faketime/libfaketimeMT.so.1" for machine in ("x86_64", "aarch64"))
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 RABBITMQ = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 
 
@@ -36,7 +37,7 @@ def one_of(*programs: str) -> bool:
 
 # marker → what it needs, and whether this machine has it
 EXTRAS = {
-    "browser": ("chromium", one_of("chromium", "chromium-browser", "google-chrome")),
+    "browser": ("chromium", one_of(*CHROMIUM)),
     "curl": ("curl", one_of("curl")),
     "faketime": ("libfaketime", one_of(*FAKETIME)),
     "rabbitmq": ("rabbitmq-server", one_of(RABBITMQ)),

@@ -156,6 +156,7 @@ class StandInMemberCenter(member_center_pb2_grpc.MemberCenterServicer, feed_grpc
         self.kids = ["k"]
         self.revoked = feed.ListRevocationsResponse()
         self.key_sets_served = 0
+        self.asked_for_preferences_urls: set[bool] = set()
         self.before_consent: Callable[[list[UUID]], None] = lambda group: None
         self._server = grpc.server(ThreadPoolExecutor(8))
         member_center_pb2_grpc.add_MemberCenterServicer_to_server(self, self._server)
@@ -241,7 +242,9 @@ class StandInMemberCenter(member_center_pb2_grpc.MemberCenterServicer, feed_grpc
     ) -> feed.AuthorizeRecipientsResponse:
         group = [UUID(bytes=raw) for raw in request.subscription_ids]
         self.before_consent(group)
+        self.asked_for_preferences_urls.add(not request.omit_preferences_urls)
         people = self._list(request, context).people
+        preferences = "" if request.omit_preferences_urls else f"{ISSUER}/newsletter/preference-center?token={{}}"
         answer = feed.AuthorizeRecipientsResponse()
         answer.read_at.GetCurrentTime()
         for subscription_id in group:
@@ -255,7 +258,7 @@ class StandInMemberCenter(member_center_pb2_grpc.MemberCenterServicer, feed_grpc
                     address=person.address,
                     preferences_json=person.preferences,
                     one_click_url=f"{ISSUER}/newsletter/unsubscribe?token={subscription_id.hex}",
-                    preferences_url=f"{ISSUER}/preferences?token={subscription_id.hex}",
+                    preferences_url=preferences.format(subscription_id.hex),
                 )
         self.asked.append(group)
         return answer

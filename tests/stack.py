@@ -181,9 +181,9 @@ class Stack:
         request = admin_pb2.CreateTenantRequest(name=f"Tenant {uuid.uuid4().hex[:6]}")
         return self.operator.member_center_admin.CreateTenant(request).tenant_id
 
-    def make_list(self, tenant_id: str, language: str = "en") -> str:
+    def make_list(self, tenant_id: str, language: str = "en", name: str = "Weekly") -> str:
         """Makes a list and returns its id."""
-        request = admin_pb2.CreateListRequest(tenant_id=tenant_id, name="Weekly", language=language)
+        request = admin_pb2.CreateListRequest(tenant_id=tenant_id, name=name, language=language)
         setattr(request, "from", "Acme <news@acme.example>")
         return self.operator.member_center_admin.CreateList(request).list_id
 

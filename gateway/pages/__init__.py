@@ -13,7 +13,7 @@ from minijinja import Environment
 
 from gateway.exchange import Answer, HttpRequest
 from gateway.pages.negotiation import ENGLISH, preferred_language, prefers_html
-from gateway.pages.texts import TEXTS, problem_text
+from gateway.pages.texts import LANGUAGES, TEXTS, problem_text
 from servicekit.errors import MessmailError
 
 HTML = "text/html; charset=utf-8"
@@ -63,7 +63,7 @@ class Pages:
     ) -> Answer:
         language = language if language in TEXTS else ENGLISH
         html = self._environment.render_template(
-            template, lang=language, t=TEXTS[language], stylesheet=STYLESHEET, **context
+            template, lang=language, t=TEXTS[language], languages=LANGUAGES, stylesheet=STYLESHEET, **context
         )
         return Answer(status, html.encode(), HTML, (*headers, *PAGE_HEADERS))
 

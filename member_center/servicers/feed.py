@@ -76,7 +76,10 @@ class MemberCenterFeedServicer(member_center_feed_pb2_grpc.MemberCenterFeedServi
     ) -> pb.AuthorizeRecipientsResponse:
         """Tells who of a group may be mailed now."""
         answer = self._audience.authorize(
-            UUID(request.tenant_id), UUID(request.list_id), list(request.subscription_ids)
+            UUID(request.tenant_id),
+            UUID(request.list_id),
+            list(request.subscription_ids),
+            with_preferences=not request.omit_preferences_urls,
         )
         group = answer.group
         told = pb.AuthorizeRecipientsResponse(

@@ -11,8 +11,9 @@ import grpc
 from member_center.cross_origin import CrossOrigin
 from member_center.login_limits import LoginLimits
 from member_center.oauth import GRANT_TYPE, TENANT_SCOPES, OAuth
+from member_center.preference_center import Choice, PreferenceCenters
 from member_center.preferences import MemberPreferences
-from member_center.records import Answer, Status
+from member_center.records import Answer, PreferenceCenter, Status
 from member_center.servicers.messages import (
     read_address,
     read_evidence,
@@ -44,6 +45,7 @@ class MemberCenterServicer(member_center_pb2_grpc.MemberCenterServicer):
         login_limits: LoginLimits,
         subscriptions: Subscriptions,
         preferences: MemberPreferences,
+        preference_centers: PreferenceCenters,
         cross_origin: CrossOrigin,
         issuer: str,
     ) -> None:
@@ -52,6 +54,7 @@ class MemberCenterServicer(member_center_pb2_grpc.MemberCenterServicer):
         self._login_limits = login_limits
         self._subscriptions = subscriptions
         self._preferences = preferences
+        self._preference_centers = preference_centers
         self._cross_origin = cross_origin
         self._issuer = issuer
 
@@ -187,6 +190,23 @@ class MemberCenterServicer(member_center_pb2_grpc.MemberCenterServicer):
         allowed = self._cross_origin.allows(caller(), request.origin, request.list_id, request.token)
         return pb.CheckOriginResponse(allowed=allowed)
 
+    def GetPreferenceCenter(
+        self, request: pb.GetPreferenceCenterRequest, context: grpc.ServicerContext
+    ) -> pb.GetPreferenceCenterResponse:
+        """Opens the preference centre."""
+        shown = self._preference_centers.get(caller(), request.token)
+        return pb.GetPreferenceCenterResponse(language=shown.language, lists=_list_memberships(shown))
+
+    def UpdatePreferenceCenter(
+        self, request: pb.UpdatePreferenceCenterRequest, context: grpc.ServicerContext
+    ) -> pb.UpdatePreferenceCenterResponse:
+        """Changes what the preference centre shows."""
+        evidence = read_evidence(caller(), request.client if request.HasField("client") else None)
+        leave_list_id = UUID(request.leave_list_id) if request.leave_list_id else None
+        choice = Choice(request.language, leave_list_id, request.leave_all)
+        shown = self._preference_centers.update(caller(), request.token, choice, evidence)
+        return pb.UpdatePreferenceCenterResponse(language=shown.language, lists=_list_memberships(shown))
+
 
 def _person(
     request: pb.SubscribeRequest
@@ -206,6 +226,17 @@ def _told(answer: Answer) -> Any:
         "list_name": answer.list_name,
         "language": answer.language,
     }
+
+
+def _list_memberships(shown: PreferenceCenter) -> list[pb.ListMembership]:
+    return [
+        pb.ListMembership(
+            list_id=str(membership.subscription.list_id),
+            list_name=membership.list_name,
+            status=status_number(status),
+        )
+        for membership, status in shown.lists
+    ]
 
 
 def _json_web_key(key: SigningKey) -> pb.JsonWebKey:

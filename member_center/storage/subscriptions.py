@@ -19,7 +19,7 @@ from servicekit.statements import Statement
 
 _HERE = "tenant_id = :tenant_id AND list_id = :list_id"
 # Named one by one: a prepared statement with * would break in old processes when a newer revision adds a column.
-_COLUMNS = (
+COLUMNS = (
     "tenant_id, list_id, id, address_key, address, standing, generation, preferences, confirmed_at, pending_since, "
     "pending_expires_at, pending_preferences, pending_mailed_at"
 )
@@ -29,7 +29,7 @@ def _find(where: str, lock: str = "") -> Statement:
     # One row comes back even where there is no subscription, because the time is asked for too.
     return Statement(
         f"""
-        WITH found AS (SELECT {_COLUMNS} FROM subscriptions WHERE {_HERE} AND {where} {lock})
+        WITH found AS (SELECT {COLUMNS} FROM subscriptions WHERE {_HERE} AND {where} {lock})
         SELECT clock.now, found.* FROM (SELECT messmail_now() AS now) clock LEFT JOIN found ON true
         """
     )
@@ -44,7 +44,7 @@ _BY_ADDRESSES_LOCKED = Statement(
     SELECT clock.now, found.* FROM (SELECT messmail_now() AS now) clock LEFT JOIN (
         SELECT present.* FROM unnest(CAST(:address_keys AS text[])) AS wanted (address_key)
         CROSS JOIN LATERAL (
-            SELECT {_COLUMNS} FROM subscriptions WHERE {_HERE} AND address_key = wanted.address_key LIMIT 1 FOR UPDATE
+            SELECT {COLUMNS} FROM subscriptions WHERE {_HERE} AND address_key = wanted.address_key LIMIT 1 FOR UPDATE
         ) present
     ) found ON true
     """

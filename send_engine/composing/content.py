@@ -45,7 +45,10 @@ class Content:
 
 
 class Recipient(NamedTuple):
-    """One person who has consented, with links minted for this mail. A tuple, since there is one for every mail."""
+    """One person who has consented, with links minted for this mail. A tuple, since there is one for every mail.
+
+    preferences_url is empty where the mail does not show it.
+    """
 
     address: str
     preferences: Mapping[str, Any]

@@ -28,7 +28,7 @@ from send_engine.composing.headers import (
 from send_engine.composing.mail_forms import MailForms, shown_preferences, subject_of_words
 from send_engine.composing.parts import HTML, PLAIN, FixedPart, alternatives, fixed_part, whole_part
 from send_engine.composing.plain_text import derive_text, derive_text_template
-from send_engine.composing.templates import compile_templates, names_for, names_for_html, render, sources
+from send_engine.composing.templates import compile_templates, names_for, names_for_html, render, sources, uses
 from send_engine.composing.texts import MailTexts, pick_texts
 from send_engine.esp.port import ComposedMail
 
@@ -54,9 +54,10 @@ class JobComposer:
         self._date: tuple[datetime | None, bytes] = (None, b"")
         self._message: Callable[[Recipient, MailTexts], tuple[bytes, bytes]]
         self._forms: MailForms | None = None
-        self._is_template = content.template
+        self.shows_preferences_url = False
         if content.template:
             self._message = message = _TemplateMessage(profile, content, self._boundary)
+            self.shows_preferences_url = message.shows_preferences_url
             shown = message.shown_preferences
             if shown is not None:
                 subject = subject_of_words(content.subject, shown, profile.list_name)
@@ -75,7 +76,7 @@ class JobComposer:
         check_address("email", address)
         check_link("unsubscribe_url", link)
         check_delivery_id(delivery_id)
-        if self._is_template:
+        if self.shows_preferences_url:
             check_link("preferences_url", recipient.preferences_url)
         texts = pick_texts(recipient.preferences.get("lang"), self._profile.language)
         dated = self._forms and self._forms.fill(recipient, delivery_id, texts)
@@ -155,6 +156,11 @@ class _TemplateMessage:
         """Which preferences it shows; None when recipients differ in more than plain words."""
         has_text = "body_text" in self._fields
         return shown_preferences(self._fields) if has_text else None
+
+    @property
+    def shows_preferences_url(self) -> bool:
+        """Whether it uses the link to the preference centre."""
+        return uses(self._environment, self._fields, "preferences_url")
 
     def __call__(self, recipient: Recipient, texts: MailTexts) -> tuple[bytes, bytes]:
         names = names_for(recipient, self._profile.list_name)

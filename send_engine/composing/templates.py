@@ -10,7 +10,7 @@ preference renders empty.
 
 import html
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from minijinja import Environment, TemplateError, safe
@@ -65,6 +65,11 @@ def compile_templates(fields: Mapping[str, str]) -> Environment:
             line, name = min((_line_of(name, source), name) for name in unknown)
             raise ContentError(field, f"uses the unknown name {name!r}", line)
     return environment
+
+
+def uses(environment: Environment, fields: Iterable[str], name: str) -> bool:
+    """Tells whether one of these fields uses a name, in whatever way."""
+    return any(name in environment.undeclared_variables_in_template(field) for field in fields)
 
 
 def render(environment: Environment, field: str, names: Mapping[str, Any]) -> str:

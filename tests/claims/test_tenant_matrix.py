@@ -37,7 +37,8 @@ NAMES = {
     "list_id": ("list", "job", "client"),
     "id": ("job", "list", "delivery"),
     "tenant_id": ("tenant",),
-    "token": ("confirm link", "unsubscribe link"),
+    "token": ("confirm link", "unsubscribe link", "preferences link"),
+    "leave_list_id": ("list",),
     "client_id": ("client",),
     "delivery_ids": ("delivery",),
 }
@@ -85,9 +86,15 @@ class House:
         stack, newsletter, email = self.stack, self.stack.make_newsletter(), unique_address()
         stack.import_members(newsletter, [email])
         token = stack.access_token(newsletter.client)
-        body = {"list_id": newsletter.list_id, "subject": "Weekly", "body_text": "Hello"}
+        body = {
+            "list_id": newsletter.list_id,
+            "subject": "Weekly",
+            "body_text": "{{ preferences_url }}",
+            "template": True,
+        }
         job = stack.site.post_json("/api/send-jobs", body, token).answer["id"]
         stack.wait_for_job(job, token)
+        mail = stack.mailbox.content(stack.mailbox.wait_for(email))["Text"]
         member = {"list_id": newsletter.list_id, "email": unique_address()}
         confirm = stack.site.post_json("/newsletter/subscribe", member).answer
         leave = stack.site.post_json("/newsletter/unsubscribe-token", member).answer
@@ -106,16 +113,18 @@ class House:
             "delivery": delivery["delivery_id"],
             "confirm link": confirm["confirm_token"],
             "unsubscribe link": leave["unsubscribe_token"],
+            "preferences link": mail.partition("/newsletter/preference-center?token=")[2].split()[0],
         }
         return Tenant(newsletter, email, token, things)
 
     def request(self, rpc: MethodDescriptor, **changes: str) -> Message:
         """Makes a request of mine that would be carried out, with some fields changed."""
         client = self.mine.newsletter.client
+        link = "preferences link" if rpc.name.endswith("PreferenceCenter") else "unsubscribe link"
         fields: dict[str, Any] = {
             **{"list_id": self.mine.newsletter.list_id, "email": self.mine.email, "id": self.mine.things["job"]},
             **{
-                "token": self.mine.things["unsubscribe link"],
+                "token": self.mine.things[link],
                 "preferences": Struct(),
                 "grant_type": "client_credentials",
             },

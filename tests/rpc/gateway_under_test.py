@@ -41,6 +41,12 @@ GATEWAY_SECRET = "the gateway's own secret, as long as those that are made"
 SITE_SECRET = "s=cr&t %+/ü"
 EXPIRED, SUPERSEDED = "an-expired-token", "a-superseded-token"
 
+_MEMBERSHIPS = [
+    mc.ListMembership(list_id=LIST, list_name="<b>Acme & Co</b>", status=mc.SUBSCRIPTION_STATUS_CONFIRMED),
+    mc.ListMembership(list_id=TENANT, list_name="Offers", status=mc.SUBSCRIPTION_STATUS_PENDING),
+    mc.ListMembership(list_id=JOB, list_name="Events", status=mc.SUBSCRIPTION_STATUS_UNSUBSCRIBED),
+]
+
 
 class Keys:
     """The key set of the issuer, with keys that can be taken out."""
@@ -156,6 +162,20 @@ class MemberCenter(member_center_pb2_grpc.MemberCenterServicer):
     def UpdatePreferences(self, request: mc.UpdatePreferencesRequest, context: Any) -> mc.UpdatePreferencesResponse:
         self.seen.note("UpdatePreferences", request)
         return mc.UpdatePreferencesResponse(preferences=request.preferences)
+
+    def GetPreferenceCenter(
+        self, request: mc.GetPreferenceCenterRequest, context: Any
+    ) -> mc.GetPreferenceCenterResponse:
+        self.seen.note("GetPreferenceCenter", request)
+        _follow(request.token)
+        return mc.GetPreferenceCenterResponse(language="zh-TW", lists=_MEMBERSHIPS)
+
+    def UpdatePreferenceCenter(
+        self, request: mc.UpdatePreferenceCenterRequest, context: Any
+    ) -> mc.UpdatePreferenceCenterResponse:
+        self.seen.note("UpdatePreferenceCenter", request)
+        _follow(request.token)
+        return mc.UpdatePreferenceCenterResponse(language="en", lists=_MEMBERSHIPS[2:])
 
 
 class SendEngine(send_engine_pb2_grpc.SendEngineServicer):

@@ -9,9 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.rpc.gateway_under_test import EXPIRED, SUPERSEDED, GatewayUnderTest, HttpAnswer, running_gateway
+from messmail.member_center.v1 import member_center_pb2 as pb
+from tests.rpc.gateway_under_test import (
+    EXPIRED,
+    JOB,
+    LIST,
+    SUPERSEDED,
+    TENANT,
+    GatewayUnderTest,
+    HttpAnswer,
+    running_gateway,
+)
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
+POLICY = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +46,7 @@ def assert_is_page(answer: HttpAnswer, status: int, language: str) -> None:
     assert (answer.status, answer.headers["content-type"]) == (status, "text/html; charset=utf-8")
     assert f'<html lang="{language}">'.encode() in answer.body
     assert b"<script" not in answer.body and b" style=" not in answer.body and b"http" not in answer.body
-    policy = answer.headers["content-security-policy"]
-    assert "default-src 'none'" in policy and "form-action 'self'" in policy and "unsafe" not in policy
+    assert answer.headers["content-security-policy"] == POLICY
     assert answer.headers["referrer-policy"] == "no-referrer"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["cache-control"] == "no-store"
@@ -65,6 +75,49 @@ def test_an_unsubscribe_link_shows_one_button_and_its_post_the_result(gateway: G
     result = gateway.post_form("/newsletter/unsubscribe", b"token=sealed", Accept=BROWSER)
     assert_is_page(result, 200, "en")
     assert b"You are unsubscribed" in result.body and b"<form" not in result.body
+
+
+def test_the_preference_centre_shows_each_list_and_one_button_for_what_can_be_left(gateway: GatewayUnderTest) -> None:
+    page = gateway.call("GET", '/newsletter/preference-center?token="><b>sealed', Accept=BROWSER)
+    assert_is_page(page, 200, "zh-TW")
+    html = unescape(page.body.decode())
+    assert html.count('name="token" value=""><b>sealed"') == 2 and b"<b>" not in page.body
+    assert re.findall(r'<button[^>]* name="(\w+)" value="([^"]*)"', html) == [
+        ("leave_list_id", LIST),
+        ("leave_list_id", TENANT),
+        ("leave_all", "true"),
+    ]
+    assert '<option value="zh-TW" lang="zh-TW" selected>' in html
+    assert "等待您確認" in html and "您已退訂這份電子報" in html
+    assert gateway.seen.rpcs[-1] == "GetPreferenceCenter"
+
+
+@pytest.mark.parametrize(
+    ("body", "request_sent"),
+    [
+        (f"token=sealed&leave_list_id={LIST}", pb.UpdatePreferenceCenterRequest(token="sealed", leave_list_id=LIST)),
+        ("token=sealed&leave_all=true", pb.UpdatePreferenceCenterRequest(token="sealed", leave_all=True)),
+        ("token=sealed&language=en", pb.UpdatePreferenceCenterRequest(token="sealed", language="en")),
+    ],
+)
+def test_a_button_of_the_preference_centre_says_what_it_changed(
+    gateway: GatewayUnderTest, body: str, request_sent: pb.UpdatePreferenceCenterRequest
+) -> None:
+    page = gateway.post_form("/newsletter/preference-center", body.encode(), Accept=BROWSER)
+    assert_is_page(page, 200, "en")
+    assert b"Your changes are saved" in page.body and b"<button" not in page.body
+    assert gateway.seen.requests[-1] == request_sent
+
+
+def test_the_preference_centre_is_json_for_programs(gateway: GatewayUnderTest) -> None:
+    shown = gateway.call("GET", "/newsletter/preference-center?token=sealed").json
+    assert (shown["language"], [each["status"] for each in shown["lists"]]) == (
+        "zh-TW",
+        ["confirmed", "pending", "unsubscribed"],
+    )
+    changed = gateway.post_json("/newsletter/preference-center", {"token": "sealed", "leave_all": True})
+    assert (changed.status, changed.headers["cache-control"]) == (200, "no-store")
+    assert changed.json["lists"] == [{"list_id": JOB, "list_name": "Events", "status": "unsubscribed"}]
 
 
 @pytest.mark.parametrize("accept", [None, "*/*", "application/json", "application/json, text/html", "text/html;q=0"])

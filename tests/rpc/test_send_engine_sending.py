@@ -6,6 +6,7 @@ import email
 import email.policy
 import socket
 
+import pytest
 from cryptography.fernet import Fernet
 from structlog.testing import capture_logs
 
@@ -65,6 +66,29 @@ def test_a_mail_carries_the_persons_own_links_and_preferences(send_engine: Insta
     assert recipient == person.address == mail["To"]
     assert person.subscription_id.hex in mail["List-Unsubscribe"]
     assert "Dear Mei" in mail.get_body().get_content()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("body", ["{{ preferences_url }}", "{% set link = preferences_url %}{{ link }}"])
+def test_a_template_that_shows_the_preference_centre_gets_each_persons_own_link(
+    send_engine: Installation, body: str
+) -> None:
+    newsletter = send_engine.member_center.newsletter(people=3)
+    with send_engine.worker():
+        send_engine.wait(send_engine.create(newsletter, body_text=body, template=True))
+    mails = {recipient: email.message_from_bytes(data).get_payload() for recipient, data in send_engine.sink.accepted}
+    for person in newsletter.people.values():
+        assert f"/newsletter/preference-center?token={person.subscription_id.hex}" in mails[person.address]
+
+
+@pytest.mark.parametrize("template", [False, True])
+def test_no_link_to_the_preference_centre_is_asked_for_that_no_mail_shows(
+    send_engine: Installation, template: bool
+) -> None:
+    newsletter = send_engine.member_center.newsletter(people=3)
+    with send_engine.worker():
+        body = "preferences_url {{ list_name }}" if template else "{{ preferences_url }}"
+        done = send_engine.wait(send_engine.create(newsletter, body_text=body, template=template))
+    assert (done.counters.sent, send_engine.member_center.asked_for_preferences_urls) == (3, {False})
 
 
 def test_a_job_without_an_audience_completes_at_once(send_engine: Installation) -> None:

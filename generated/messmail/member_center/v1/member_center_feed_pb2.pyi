@@ -273,10 +273,13 @@ class AuthorizeRecipientsRequest(_message.Message):
     TENANT_ID_FIELD_NUMBER: _builtins.int
     LIST_ID_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_IDS_FIELD_NUMBER: _builtins.int
+    OMIT_PREFERENCES_URLS_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """The tenant, a UUID."""
     list_id: _builtins.str
     """The list, a UUID."""
+    omit_preferences_urls: _builtins.bool
+    """Whether to leave out the links to the preference centre, because the mails do not show them."""
     @_builtins.property
     def subscription_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """The subscriptions, 16 bytes each, 1 to 2,000."""
@@ -287,10 +290,11 @@ class AuthorizeRecipientsRequest(_message.Message):
         tenant_id: _builtins.str = ...,
         list_id: _builtins.str = ...,
         subscription_ids: _abc.Iterable[_builtins.bytes] | None = ...,
+        omit_preferences_urls: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["list_id", b"list_id", "subscription_ids", b"subscription_ids", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["list_id", b"list_id", "omit_preferences_urls", b"omit_preferences_urls", "subscription_ids", b"subscription_ids", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -352,7 +356,7 @@ class AuthorizedRecipient(_message.Message):
     one_click_url: _builtins.str
     """The link that unsubscribes with one click (RFC 8058), and shows a page to a browser."""
     preferences_url: _builtins.str
-    """The link to the preference centre."""
+    """The link to the preference centre. Empty where it was not asked for."""
     def __init__(
         self,
         *,

@@ -1072,3 +1072,153 @@ class CheckOriginResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckOriginResponse: _TypeAlias = CheckOriginResponse  # noqa: Y015
+
+@_typing.final
+class ListMembership(_message.Message):
+    """A list of the tenant that a person is on, or has left."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIST_ID_FIELD_NUMBER: _builtins.int
+    LIST_NAME_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    list_id: _builtins.str
+    """The list, a UUID."""
+    list_name: _builtins.str
+    """The list's name."""
+    status: Global___SubscriptionStatus.ValueType
+    """confirmed, pending, or unsubscribed."""
+    def __init__(
+        self,
+        *,
+        list_id: _builtins.str = ...,
+        list_name: _builtins.str = ...,
+        status: Global___SubscriptionStatus.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["list_id", b"list_id", "list_name", b"list_name", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMembership: _TypeAlias = ListMembership  # noqa: Y015
+
+@_typing.final
+class GetPreferenceCenterRequest(_message.Message):
+    """Opens the preference centre."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """The token of the link."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPreferenceCenterRequest: _TypeAlias = GetPreferenceCenterRequest  # noqa: Y015
+
+@_typing.final
+class GetPreferenceCenterResponse(_message.Message):
+    """What the preference centre shows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    LISTS_FIELD_NUMBER: _builtins.int
+    language: _builtins.str
+    """The language of the person's mails and pages: "zh-TW" or "en"."""
+    @_builtins.property
+    def lists(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListMembership]:
+        """The lists, ordered by name."""
+
+    def __init__(
+        self,
+        *,
+        language: _builtins.str = ...,
+        lists: _abc.Iterable[Global___ListMembership] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "lists", b"lists"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPreferenceCenterResponse: _TypeAlias = GetPreferenceCenterResponse  # noqa: Y015
+
+@_typing.final
+class UpdatePreferenceCenterRequest(_message.Message):
+    """Changes what the preference centre shows. What is left out stays as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    LEAVE_LIST_ID_FIELD_NUMBER: _builtins.int
+    LEAVE_ALL_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """The token of the link."""
+    language: _builtins.str
+    """The language of mails and pages, "zh-TW" or "en": from now on "lang" in the preferences of every list that the person
+    is on.
+    """
+    leave_list_id: _builtins.str
+    """A list to leave, a UUID."""
+    leave_all: _builtins.bool
+    """Whether to leave all lists of the tenant."""
+    @_builtins.property
+    def client(self) -> Global___CallerEvidence:
+        """The person behind the call."""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        language: _builtins.str = ...,
+        leave_list_id: _builtins.str = ...,
+        leave_all: _builtins.bool = ...,
+        client: Global___CallerEvidence | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "language", b"language", "leave_all", b"leave_all", "leave_list_id", b"leave_list_id", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdatePreferenceCenterRequest: _TypeAlias = UpdatePreferenceCenterRequest  # noqa: Y015
+
+@_typing.final
+class UpdatePreferenceCenterResponse(_message.Message):
+    """What the preference centre shows afterwards."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    LISTS_FIELD_NUMBER: _builtins.int
+    language: _builtins.str
+    """The language of the person's mails and pages: "zh-TW" or "en"."""
+    @_builtins.property
+    def lists(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListMembership]:
+        """The lists, ordered by name."""
+
+    def __init__(
+        self,
+        *,
+        language: _builtins.str = ...,
+        lists: _abc.Iterable[Global___ListMembership] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "lists", b"lists"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdatePreferenceCenterResponse: _TypeAlias = UpdatePreferenceCenterResponse  # noqa: Y015

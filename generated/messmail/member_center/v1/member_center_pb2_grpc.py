@@ -109,6 +109,16 @@ class MemberCenterStub:
                 request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.CheckOriginRequest.SerializeToString,
                 response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.CheckOriginResponse.FromString,
                 _registered_method=True)
+        self.GetPreferenceCenter = channel.unary_unary(
+                '/messmail.member_center.v1.MemberCenter/GetPreferenceCenter',
+                request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.GetPreferenceCenterRequest.SerializeToString,
+                response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.GetPreferenceCenterResponse.FromString,
+                _registered_method=True)
+        self.UpdatePreferenceCenter = channel.unary_unary(
+                '/messmail.member_center.v1.MemberCenter/UpdatePreferenceCenter',
+                request_serializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.UpdatePreferenceCenterRequest.SerializeToString,
+                response_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.UpdatePreferenceCenterResponse.FromString,
+                _registered_method=True)
 
 
 class MemberCenterServicer:
@@ -238,6 +248,23 @@ class MemberCenterServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPreferenceCenter(self, request, context):
+        """Opens the preference centre by the link of a mail: the language that a person reads, and the tenant's lists that the
+        person is on or has left. Changes nothing. Answers LINK_INVALID or LINK_EXPIRED where that is so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdatePreferenceCenter(self, request, context):
+        """Changes what the preference centre shows: the language, or leaves one list or all of the tenant's. Leaving holds as an
+        unsubscribe does. Atomic; repeating it answers the same. Answers LINK_INVALID or LINK_EXPIRED where that is so, and
+        LIST_NOT_FOUND for a list that the person has never been on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MemberCenterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -310,6 +337,16 @@ def add_MemberCenterServicer_to_server(servicer, server):
                     servicer.CheckOrigin,
                     request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.CheckOriginRequest.FromString,
                     response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.CheckOriginResponse.SerializeToString,
+            ),
+            'GetPreferenceCenter': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPreferenceCenter,
+                    request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.GetPreferenceCenterRequest.FromString,
+                    response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.GetPreferenceCenterResponse.SerializeToString,
+            ),
+            'UpdatePreferenceCenter': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdatePreferenceCenter,
+                    request_deserializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.UpdatePreferenceCenterRequest.FromString,
+                    response_serializer=messmail_dot_member__center_dot_v1_dot_member__center__pb2.UpdatePreferenceCenterResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -695,6 +732,60 @@ class MemberCenter:
             '/messmail.member_center.v1.MemberCenter/CheckOrigin',
             messmail_dot_member__center_dot_v1_dot_member__center__pb2.CheckOriginRequest.SerializeToString,
             messmail_dot_member__center_dot_v1_dot_member__center__pb2.CheckOriginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPreferenceCenter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.member_center.v1.MemberCenter/GetPreferenceCenter',
+            messmail_dot_member__center_dot_v1_dot_member__center__pb2.GetPreferenceCenterRequest.SerializeToString,
+            messmail_dot_member__center_dot_v1_dot_member__center__pb2.GetPreferenceCenterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdatePreferenceCenter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messmail.member_center.v1.MemberCenter/UpdatePreferenceCenter',
+            messmail_dot_member__center_dot_v1_dot_member__center__pb2.UpdatePreferenceCenterRequest.SerializeToString,
+            messmail_dot_member__center_dot_v1_dot_member__center__pb2.UpdatePreferenceCenterResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -98,6 +98,15 @@ class MemberCenterStub:
     token of a link is named, that list must allow the origin; where neither is, as in a preflight, any list may. Changes
     nothing, and answers no for a list or token that is not known. Answers RATE_LIMITED where that is so.
     """
+    GetPreferenceCenter: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.GetPreferenceCenterRequest, _member_center_pb2.GetPreferenceCenterResponse]
+    """Opens the preference centre by the link of a mail: the language that a person reads, and the tenant's lists that the
+    person is on or has left. Changes nothing. Answers LINK_INVALID or LINK_EXPIRED where that is so.
+    """
+    UpdatePreferenceCenter: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.UpdatePreferenceCenterRequest, _member_center_pb2.UpdatePreferenceCenterResponse]
+    """Changes what the preference centre shows: the language, or leaves one list or all of the tenant's. Leaving holds as an
+    unsubscribe does. Atomic; repeating it answers the same. Answers LINK_INVALID or LINK_EXPIRED where that is so, and
+    LIST_NOT_FOUND for a list that the person has never been on.
+    """
 
 @_typing.type_check_only
 class MemberCenterAsyncStub(MemberCenterStub):
@@ -168,6 +177,15 @@ class MemberCenterAsyncStub(MemberCenterStub):
     """Tells whether pages of an origin may call the paths under /newsletter/ and read the answers. Where the list or the
     token of a link is named, that list must allow the origin; where neither is, as in a preflight, any list may. Changes
     nothing, and answers no for a list or token that is not known. Answers RATE_LIMITED where that is so.
+    """
+    GetPreferenceCenter: _aio.UnaryUnaryMultiCallable[_member_center_pb2.GetPreferenceCenterRequest, _member_center_pb2.GetPreferenceCenterResponse]  # type: ignore[assignment]
+    """Opens the preference centre by the link of a mail: the language that a person reads, and the tenant's lists that the
+    person is on or has left. Changes nothing. Answers LINK_INVALID or LINK_EXPIRED where that is so.
+    """
+    UpdatePreferenceCenter: _aio.UnaryUnaryMultiCallable[_member_center_pb2.UpdatePreferenceCenterRequest, _member_center_pb2.UpdatePreferenceCenterResponse]  # type: ignore[assignment]
+    """Changes what the preference centre shows: the language, or leaves one list or all of the tenant's. Leaving holds as an
+    unsubscribe does. Atomic; repeating it answers the same. Answers LINK_INVALID or LINK_EXPIRED where that is so, and
+    LIST_NOT_FOUND for a list that the person has never been on.
     """
 
 class MemberCenterServicer(metaclass=_abc_1.ABCMeta):
@@ -320,6 +338,27 @@ class MemberCenterServicer(metaclass=_abc_1.ABCMeta):
         """Tells whether pages of an origin may call the paths under /newsletter/ and read the answers. Where the list or the
         token of a link is named, that list must allow the origin; where neither is, as in a preflight, any list may. Changes
         nothing, and answers no for a list or token that is not known. Answers RATE_LIMITED where that is so.
+        """
+
+    @_abc_1.abstractmethod
+    def GetPreferenceCenter(
+        self,
+        request: _member_center_pb2.GetPreferenceCenterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_member_center_pb2.GetPreferenceCenterResponse, _abc.Awaitable[_member_center_pb2.GetPreferenceCenterResponse]]:
+        """Opens the preference centre by the link of a mail: the language that a person reads, and the tenant's lists that the
+        person is on or has left. Changes nothing. Answers LINK_INVALID or LINK_EXPIRED where that is so.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdatePreferenceCenter(
+        self,
+        request: _member_center_pb2.UpdatePreferenceCenterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_member_center_pb2.UpdatePreferenceCenterResponse, _abc.Awaitable[_member_center_pb2.UpdatePreferenceCenterResponse]]:
+        """Changes what the preference centre shows: the language, or leaves one list or all of the tenant's. Leaving holds as an
+        unsubscribe does. Atomic; repeating it answers the same. Answers LINK_INVALID or LINK_EXPIRED where that is so, and
+        LIST_NOT_FOUND for a list that the person has never been on.
         """
 
 def add_MemberCenterServicer_to_server(servicer: MemberCenterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -220,8 +220,7 @@ class CreateSendJobRequest(_message.Message):
     """The text body."""
     template: _builtins.bool
     """Whether subject and bodies are templates, with the names email, list_name, preferences, preferences_url and
-    unsubscribe_url. Otherwise they are sent as typed. The page that preferences_url links to, the preference centre,
-    comes in a later release.
+    unsubscribe_url. Otherwise they are sent as typed. preferences_url links to the person's preference centre.
     """
     on_unknown: Global___UnknownPolicy.ValueType
     """What to do with a mail whose fate is unknown. Left out: resend."""
