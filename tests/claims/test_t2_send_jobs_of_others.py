@@ -15,7 +15,7 @@ from servicekit.errors import from_rpc_error
 from tests.claims_table import ClaimRow, cases, hand_in_claim
 from tests.stack import Newsletter, Stack, unique_address
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 FULL = 1000
 

@@ -108,6 +108,7 @@ def test_a_site_with_a_token_has_a_budget_of_its_own(
         member_center.set_limits(calls_per_client_per_minute=6000)
 
 
+@pytest.mark.timeout(1800)
 def test_one_victim_on_ten_thousand_lists_gets_ten_mails_a_day(
     member_center: MemberCenter, gateways: list[GatewayProcess], record_property: object
 ) -> None:
