@@ -38,6 +38,8 @@ from servicekit.keyring import MasterKeys
 
 Fact: TypeAlias = str | int | bool | list[str] | dict[str, int | None] | None
 
+# Written before anything else into a log whose end is not the one that was sealed.
+CHANGED = "audit_log_changed"
 WRITE_SECONDS = 0.25
 _MOST_WAITING = 20_000
 _MOST_AT_ONCE = 5_000
@@ -134,11 +136,6 @@ class AuditLog:
             if head is not None:
                 audit_store.replace_key(connection, self._master_keys.reencrypt(head.encrypted_key))
 
-    def master_key(self) -> str:
-        """Returns the id of the master key that the log's key is encrypted under."""
-        with self._database.tenant(OPERATOR) as connection:
-            return self._master_keys.id_of(_there(audit_store.read_head(connection)).encrypted_key)
-
     def key_of(self, head: Head) -> bytes:
         """Returns the key that MACs and seals are made with."""
         return self._master_keys.decrypt(head.encrypted_key)
@@ -146,10 +143,12 @@ class AuditLog:
     def _append(self, connection: Connection, events: Sequence[Event]) -> StoredEvent:
         """Returns the last one as it is stored."""
         head = _there(audit_store.lock_head(connection))
-        if head.number < self._last_number:
-            _log.critical("audit.tampered", told=self._last_number, found=head.number)
         key, mac, stored = self.key_of(head), head.last_mac, list[StoredEvent]()
-        for number, event in enumerate(events, head.number + 1):
+        if head.number < self._last_number or not is_whole(key, head):
+            # The new seal would cover it up; so it is told for good.
+            _log.critical("audit.changed", head=head.number, last=head.last_number, written=self._last_number)
+            events = [Event(CHANGED, {"head": head.number, "last": head.last_number}), *events]
+        for number, event in enumerate(events, max(head.number, head.last_number) + 1):
             unsealed = StoredEvent(
                 number, head.now, event.name, event.client_id, event.request_id, dict(event.facts), b""
             )
@@ -212,6 +211,11 @@ def chain(key: bytes, before: bytes, event: StoredEvent) -> bytes:
 def seal(key: bytes, number: int, last_mac: bytes) -> bytes:
     """Returns the seal of a head: which event is the last one."""
     return hmac.digest(key, b"head" + str(number).encode() + b":" + last_mac, hashlib.sha256)
+
+
+def is_whole(key: bytes, head: Head) -> bool:
+    """Tells whether the last event is the one that the head was sealed over."""
+    return head.number == head.last_number and hmac.compare_digest(seal(key, head.number, head.last_mac), head.seal)
 
 
 def told_head(number: int, last_mac: bytes) -> str:

@@ -6,7 +6,7 @@ import hmac
 from dataclasses import dataclass, field
 
 from servicekit import audit_store
-from servicekit.audit import AuditLog, chain, seal, told_head
+from servicekit.audit import CHANGED, AuditLog, chain, is_whole, told_head
 from servicekit.audit_store import OPERATOR, Connection, Head, StoredEvent
 from servicekit.database import Database
 from servicekit.keyring import MasterKeys
@@ -71,6 +71,8 @@ class AuditCheck:
             # What follows a gap has nothing to be checked against; what follows it in turn has.
             if before is not None and not hmac.compare_digest(chain(key, before, event), event.mac):
                 findings.note(event.number, "is not as it was written, or not the one that was written here")
+            if event.event == CHANGED:
+                findings.note(event.number, "tells that the end of the log had been changed before this was written")
             after, before = event.number, event.mac
         findings.verified_until = after
 
@@ -78,7 +80,7 @@ class AuditCheck:
 def _check_end(key: bytes, head: Head, findings: Findings) -> None:
     if head.number > head.last_number:
         findings.note(head.last_number + 1, f"missing at the end: {head.last_number + 1} to {head.number}")
-    elif not hmac.compare_digest(seal(key, head.number, head.last_mac), head.seal):
+    elif not is_whole(key, head):
         findings.note(head.last_number, "the head does not fit the last event: the end of the log was changed")
 
 

@@ -285,6 +285,19 @@ def test_whatever_is_done_to_the_log_is_found_and_where(spoiled: Spoiled, way: s
     assert spoiled.check() == []
 
 
+@pytest.mark.claim("L5", "harm that is found although the log went on", asked=len(HARM) - 1, run=1)
+@pytest.mark.parametrize("way", sorted(HARM.keys() - {"the head removed"}))
+def test_what_was_done_to_the_log_is_found_also_after_it_went_on(spoiled: Spoiled, way: str) -> None:
+    spoiled.harm(*HARM[way][0])
+    try:
+        with spoiled.database.tenant(uuid.UUID(int=0)) as connection:
+            spoiled.log.append(connection, Event("noted"))
+        assert spoiled.check() != []
+        assert spoiled.head() != ""
+    finally:
+        spoiled.restore()
+
+
 @pytest.mark.claim("L5", "events taken out or changed one by one, all found", asked=MADE_AT_ONCE, run=HARMED)
 def test_any_one_event_that_is_removed_or_changed_is_found(spoiled: Spoiled) -> None:
     last = int(spoiled.head().partition(":")[0])
