@@ -32,6 +32,7 @@ from servicekit.errors import from_rpc_error
 from tests.recount import Ledger
 from tests.stack import Newsletter, Stack, unique_address, wait_until
 
+pytestmark = pytest.mark.timeout(600)  # The stack has to start.
 # Fields that name something of a tenant's, and the sorts of things of the other tenant that are put into them.
 NAMES = {
     "list_id": ("list", "job", "client"),
