@@ -215,6 +215,34 @@ def test_every_new_generation_is_logged_and_only_who_can_confirm_is_mailed() -> 
     assert (imported.logged, imported.is_mailed) == (Status.CONFIRMED, False)
 
 
+def test_asking_again_mails_nothing_until_five_minutes_have_passed() -> None:
+    soon, later = NOW + timedelta(minutes=4), NOW + timedelta(minutes=5)
+    assert not consent.change(ASKED, consent.ask(ASKED, None, soon), soon).is_mailed
+    assert consent.change(ASKED, consent.ask(ASKED, None, later), later).is_mailed
+
+
+# ---- suppressed, complained
+
+
+def test_for_a_suppressed_address_a_sites_word_counts_for_nothing() -> None:
+    assert consent.confirm(ASKED, link_to(ASKED, API), NOW, is_suppressed=True) == ASKED
+    assert consent.confirm(ASKED, link_to(ASKED, MAIL), NOW, is_suppressed=True).standing is Standing.CONFIRMED
+    for proven in (True, False):
+        assert consent.admit(NOBODY_YET, {}, proven=proven, now=NOW, is_suppressed=True) == NOBODY_YET
+
+
+@pytest.mark.parametrize("before", [ASKED, CONFIRMED, LEFT])
+def test_a_complaint_ends_everything_and_what_lifts_it_is_no_consent(before: Subscription) -> None:
+    complained = consent.complain(before)
+    assert (complained.standing, complained.pending) == (Standing.COMPLAINED, None)
+    assert complained.generation == before.generation + 1
+    assert consent.complain(complained) == complained
+    assert consent.ask(complained, None, NOW) == complained
+    lifted = consent.lift_complaint(complained)
+    assert (lifted.standing, lifted.generation) == (Standing.UNSUBSCRIBED, complained.generation + 1)
+    assert consent.lift_complaint(before) == before
+
+
 class OnePerson(RuleBasedStateMachine):
     """A person, a site and a stranger do what they can, in any order; consent stays exact."""
 
