@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import redis
@@ -57,6 +58,25 @@ def test_a_call_is_counted_in_all_windows_or_in_none(counters: Counters) -> None
     left = Window(wide.name, wide.key, 2, wide.seconds)
     assert counters.admit([left]) is None
     assert counters.admit([left]) is not None
+
+
+def test_a_window_that_is_only_looked_at_refuses_when_it_is_full_and_is_never_filled_by_it(counters: Counters) -> None:
+    failures, calls = window(2), window(100)
+    looked_at = replace(failures, is_counted=False)
+    assert [counters.admit([looked_at, calls]) for _ in range(5)] == [None] * 5
+    assert [counters.add([failures]) for _ in range(2)] == [None] * 2
+    full = counters.admit([looked_at, calls])
+    assert full is not None
+    assert full[0] == looked_at and 55 < full[1] <= 60
+
+
+def test_what_has_happened_is_counted_in_all_windows_whatever_is_full(counters: Counters) -> None:
+    narrow, wide = window(1), window(3)
+    assert counters.add([narrow, wide]) is None
+    told = [counters.add([narrow, wide]) for _ in range(3)]
+    assert [full and full[0] for full in told] == [narrow] * 3
+    full = counters.add([wide])
+    assert full is not None and full[0] == wide and 0 < full[1] <= 60
 
 
 def test_a_limit_of_nothing_admits_nothing(counters: Counters) -> None:
