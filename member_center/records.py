@@ -245,7 +245,6 @@ class Through(StrEnum):
     ONE_CLICK = "one_click"
     PREFERENCE_CENTER = "preference_center"
     IMPORT = "import"
-    PROVEN = "proven"
     OPERATOR = "operator"
 
 

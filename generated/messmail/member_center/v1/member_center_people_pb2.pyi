@@ -552,8 +552,8 @@ class ConsentLogLine(_message.Message):
     status: _member_center_pb2.SubscriptionStatus.ValueType
     """The state after the change."""
     through: _builtins.str
-    """The way of the change: "subscribe", "confirm_token", "mailed_link", "unsubscribe_token", "one_click", "import",
-    "proven" or "operator".
+    """The way of the change: "subscribe", "confirm_token", "mailed_link", "unsubscribe_token", "one_click",
+    "preference_center", "import" or "operator".
     """
     client_id: _builtins.str
     """The client that made the call, a UUID. Empty: none."""
