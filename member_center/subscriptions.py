@@ -185,9 +185,17 @@ class Subscriptions:
         return _confirm_answer(found, after)
 
     def _open(self, caller: Caller, token: str, *purposes: Purpose) -> Link:
-        self._limiter.admit(caller)
-        # Whoever sends an access token is held to it: another tenant's link opens nothing.
-        return self._links.open(token, *purposes, tenant_id=caller.tenant_id)
+        # Mail providers post one-click links for all their users from a few addresses (RFC 8058): whoever holds such a
+        # link is not refused for how many leave at once. What is no link is counted as any call.
+        try:
+            # Whoever sends an access token is held to it: another tenant's link opens nothing.
+            link = self._links.open(token, *purposes, tenant_id=caller.tenant_id)
+        except MessmailError:
+            self._limiter.admit(caller)
+            raise
+        if link.purpose is not Purpose.ONE_CLICK:
+            self._limiter.admit(caller)
+        return link
 
 
 def language_of(subscription: Subscription | None, newsletter_list: NewsletterList) -> str:

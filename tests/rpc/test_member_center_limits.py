@@ -18,6 +18,7 @@ from local_stack.engines.valkey import Valkey
 from local_stack.ports import free_address
 from member_center.limits import DEFAULTS
 from messmail.member_center.v1 import member_center_admin_pb2 as admin_pb
+from messmail.member_center.v1 import member_center_feed_pb2 as feed_pb
 from messmail.member_center.v1 import member_center_pb2 as pb
 from servicekit.errors import MessmailError, Reason
 from tests.member_center_fixtures import (
@@ -26,6 +27,7 @@ from tests.member_center_fixtures import (
     reason_of,
     refusal,
     running_member_center,
+    status_name,
     unique_address,
 )
 
@@ -127,6 +129,24 @@ def test_strangers_share_the_budget_of_their_address_and_sites_have_their_own(me
     site.GetPreferences(request)
     member_center.set_limits(calls_per_client_per_minute=0)
     assert refusal(lambda: site.GetPreferences(request)).metadata["limit"] == "calls_per_client_per_minute"
+
+
+@pytest.mark.usefixtures("usual_limits")
+def test_whoever_holds_the_one_click_link_of_a_mail_leaves_however_many_leave_from_there(
+    member_center: MemberCenter,
+) -> None:
+    newsletter = member_center.make_newsletter()
+    people = [member_center.add_member(newsletter, unique_address()) for _ in range(3)]
+    answer = member_center.feed.AuthorizeRecipients(
+        feed_pb.AuthorizeRecipientsRequest(
+            tenant_id=newsletter.tenant_id, list_id=newsletter.list_id, subscription_ids=people
+        )
+    )
+    tokens = [each.one_click_url.rpartition("token=")[2] for each in answer.authorized]
+    member_center.set_limits(anonymous_calls_per_ip_per_minute=0)
+    assert {status_name(member_center.unsubscribe(token)) for token in tokens} == {"unsubscribed"}
+    assert member_center.members(newsletter) == []
+    assert reason_of(partial(member_center.unsubscribe, tokens[0][:-8] + "AAAAAAAA")) == "RATE_LIMITED"
 
 
 @pytest.mark.usefixtures("usual_limits")
