@@ -63,7 +63,7 @@ class Deployment:
                 public_base_url="http://news.example",
                 member_center_master_keys=keys,
             )
-            self._forget("center", "signing_keys", "link_keys")
+            self._forget("center", "signing_keys", "link_keys", "address_hash_keys")
             center_wiring.start(settings).stop(0)
             return
         shared: dict[str, Any] = {
