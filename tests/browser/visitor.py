@@ -74,7 +74,7 @@ def visitor(browser: Browser, language: str, screen: str, name: str = "") -> Ite
         for has_scripts in (False, True)
     ]
     for context in contexts:
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(60_000)
     try:
         yield Visitor(contexts[0], contexts[1], "-".join(filter(None, (name, language, screen))))
     finally:

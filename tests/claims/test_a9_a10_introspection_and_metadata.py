@@ -58,7 +58,11 @@ def basic(client: Client) -> str:
 
 @pytest.fixture(scope="module")
 def newsletter(stack: Stack) -> Newsletter:
-    stack.messmail("limits", "set", "--anonymous-calls-per-ip-per-minute", "100000")
+    many = "1000000"
+    stack.messmail(
+        *("limits", "set", "--anonymous-calls-per-ip-per-minute", many, "--failed-logins-per-ip-per-minute", many),
+        *("--failed-logins-per-client-and-ip-per-minute", many),
+    )
     return stack.make_newsletter()
 
 

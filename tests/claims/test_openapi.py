@@ -26,7 +26,12 @@ EXAMPLES_OF_AN_OPERATION = 60 if cases(FULL) >= FULL / 10 else 8
 
 @pytest.fixture(scope="module")
 def newsletter(stack: Stack) -> Newsletter:
-    limits = admin_pb2.Limits(anonymous_calls_per_ip_per_minute=1_000_000)
+    many = 1_000_000
+    limits = admin_pb2.Limits(
+        anonymous_calls_per_ip_per_minute=many,
+        failed_logins_per_ip_per_minute=many,
+        failed_logins_per_client_and_ip_per_minute=many,
+    )
     stack.operator.member_center_admin.SetLimits(admin_pb2.SetLimitsRequest(limits=limits))
     return stack.make_newsletter()
 

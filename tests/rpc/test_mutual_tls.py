@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography.fernet import Fernet
 from google.protobuf.descriptor import MethodDescriptor
 from pydantic import ValidationError
 
@@ -74,6 +75,7 @@ def secured(member_center: MemberCenter, engines: Engines, tmp_path: Path) -> It
     settings = {
         "send_engine_database_url": send_engine_wiring.migrate(owner_url, "of@the/app:role"),
         "broker_url": engines.valkey.url,
+        "send_engine_master_keys": Fernet.generate_key().decode(),
         "public_base_url": plain.public_base_url,
         "member_center_address": first.address,
         "send_engine_client_id": member_center.credentials["send_engine"]["client_id"],
