@@ -94,7 +94,7 @@ def exchange(pooled: PoolProxiedConnection, calls: Sequence[Call], seconds: floa
             prepared.add(statement.name)
     for answer in answers:
         if answer.status not in _DONE:
-            raise error_from_result(answer)
+            raise _error_of(pgconn, answer)
     return [
         statement.rows(transformer, answer) for (statement, _), answer in zip(calls, answers[len(new) :], strict=True)
     ]
@@ -108,11 +108,16 @@ def execute(pooled: PoolProxiedConnection, statements: str) -> None:
     driver: Any = pooled.driver_connection
     result = driver.pgconn.exec_(statements.encode())
     if result.status not in _DONE:
-        if driver.pgconn.status != ConnStatus.OK:
-            raise psycopg.OperationalError("the connection is lost")
-        raise error_from_result(result)
+        raise _error_of(driver.pgconn, result)
     if statements == "COMMIT" and result.command_status != b"COMMIT":
         raise psycopg.InternalError("the transaction had failed before it was committed")
+
+
+def _error_of(pgconn: Any, result: Any) -> psycopg.Error:
+    """What a result means; of a connection that ended with it the driver only says that something is wrong."""
+    if pgconn.status != ConnStatus.OK:
+        return psycopg.OperationalError("the connection is lost")
+    return error_from_result(result)
 
 
 def is_stale(pooled: PoolProxiedConnection) -> bool:

@@ -10,7 +10,8 @@ from tests.conftest import CHROMIUM
 from tests.stack import stack as stack
 
 
-@pytest.fixture(scope="session")
+# While Playwright runs, its event loop counts as this thread's: it must have ended before tests of other rooms begin.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """The machine's own Chromium, without a window."""
     program = next(found for found in map(shutil.which, CHROMIUM) if found)
