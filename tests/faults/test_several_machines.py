@@ -32,15 +32,22 @@ def test_a_machine_that_is_cut_off_in_mid_job_costs_nobody_a_mail(
             with ground.job(PEOPLE) as job:
                 job.wait_sent(200)
                 one.pull_the_cable()
+                logged = cut_off.logged()
                 while not job.fault(cut_off):
                     # Between two groups it had nothing under way.
                     one.plug_it_in()
                     job.wait_sent(job.sent + 20)
                     one.pull_the_cable()
+                    logged = cut_off.logged()
                 assert job.sent < PEOPLE, "the cut came after the job: slow the sink further"
                 job.wait_completed()
                 one.plug_it_in()
-                wait_until(lambda: cut_off.has_logged("batch.lost"), "its discovery", 120)  # noqa: B023
+                # Cut off between mark and consent answer it could not even give the batch back, and stopped there.
+                wait_until(
+                    lambda: any(cut_off.has_logged(one, logged) for one in ("batch.lost", "lane.stopped")),  # noqa: B023
+                    "its discovery",
+                    120,
+                )
                 assert cut_off.runs and left.runs
                 counted = job.recount()
                 recovery = max(recovery, counted.recovery)

@@ -31,9 +31,13 @@ class WorkerProcess:
         """Who holds a batch, as the ledger has it."""
         return f"{socket.gethostname()}:{self.process.pid}"
 
-    def has_logged(self, event: str) -> bool:
-        """Tells whether the worker has logged an event."""
-        return f'"event": "{event}"' in self.log.read_text(errors="replace")
+    def logged(self) -> int:
+        """Returns how much the worker has logged, in characters."""
+        return len(self.log.read_text(errors="replace"))
+
+    def has_logged(self, event: str, since: int = 0) -> bool:
+        """Tells whether the worker has logged an event, or has since it had logged so much."""
+        return f'"event": "{event}"' in self.log.read_text(errors="replace")[since:]
 
     def wait_ready(self) -> WorkerProcess:
         """Waits until the worker works."""
