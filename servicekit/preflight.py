@@ -39,7 +39,7 @@ _log = structlog.get_logger()
 
 
 def check_listen(setting: str, listen: str, way_out: str, *, allowed: bool) -> None:
-    """Refuses an address beyond loopback, for nothing that listens here speaks TLS, unless that is allowed."""
+    """Refuses an address beyond loopback, unless that is allowed: because it speaks TLS, or is said to be safe."""
     host = listen.rpartition(":")[0].strip("[]")
     if not (is_loopback(host) or allowed):
         raise RuntimeError(

@@ -176,6 +176,12 @@ def test_an_erased_person_is_nowhere_and_is_kept_out_and_another_tenant_keeps_th
     )
     assert (found, leads, touched, kept_out) == (set(), set(), False, [True, True, True])
 
+    def audited() -> bool:
+        events = Ledger(stack).rows("SELECT event FROM audit_log WHERE event LIKE 'recipient_%%' AND number > %s", 0)
+        return {event for (event,) in events} == {"recipient_exported", "recipient_erased"}
+
+    wait_until(audited, "what Send Engine did about the person in its audit log")
+
     # Nothing but the address's hash is left, and the counters of the job still add up.
     ledger = Ledger(stack)
     assert ledger.rows(

@@ -19,6 +19,7 @@ from messmail.audit.v1 import audit_pb2, audit_pb2_grpc
 from messmail.member_center.v1 import member_center_admin_pb2 as admin_pb
 from messmail.member_center.v1 import member_center_pb2 as pb
 from messmail.member_center.v1 import member_center_pb2_grpc
+from messmail.member_center.v1 import member_center_people_pb2 as people_pb
 from servicekit import audit, audit_check
 from servicekit.audit import AuditLog, Event, thinned
 from servicekit.audit_check import AuditCheck
@@ -81,6 +82,45 @@ def test_every_change_of_the_installation_is_logged_with_who_made_it(member_cent
     text = json.dumps([MessageToDict(event) for event in page.events])
     for hidden in (client.client_secret, secret, "@", "eyJ"):
         assert hidden not in text
+
+
+def test_what_an_operator_does_about_a_person_is_logged_without_the_address(member_center: MemberCenter) -> None:
+    newsletter, email = member_center.make_newsletter(), unique_address("findme")
+    person = {"tenant_id": newsletter.tenant_id, "email": email}
+    subscription_id = str(uuid.UUID(bytes=member_center.add_member(newsletter, email)))
+    before, admin = len(events_of(member_center)), member_center.admin
+    settings = admin_pb.ListSettings(require_token=True)
+    admin.UpdateList(
+        admin_pb.UpdateListRequest(tenant_id=newsletter.tenant_id, list_id=newsletter.list_id, settings=settings)
+    )
+    added = admin.AddSuppression(
+        people_pb.AddSuppressionRequest(
+            **person,
+            scope=people_pb.SUPPRESSION_SCOPE_NEWSLETTER,
+            reason=people_pb.SUPPRESSION_REASON_MANUAL,
+        )
+    ).suppression
+    admin.RemoveSuppression(
+        people_pb.RemoveSuppressionRequest(tenant_id=newsletter.tenant_id, suppression_id=added.suppression_id)
+    )
+    admin.RecordComplaint(people_pb.RecordComplaintRequest(**person, list_id=newsletter.list_id, evidence="a letter"))
+    admin.LiftComplaint(people_pb.LiftComplaintRequest(**person, list_id=newsletter.list_id, evidence="a call"))
+    admin.ExportPerson(people_pb.ExportPersonRequest(**person))
+    admin.ErasePerson(people_pb.ErasePersonRequest(**person))
+    of_person = {"tenant_id": newsletter.tenant_id, "subscription_ids": [subscription_id]}
+    of_list = {"tenant_id": newsletter.tenant_id, "list_id": newsletter.list_id}
+    of_suppression = {"tenant_id": newsletter.tenant_id, "suppression_id": added.suppression_id}
+    expected: list[tuple[str, dict[str, Any]]] = [
+        ("list_updated", of_list | {"require_token": True}),
+        ("suppression_added", of_suppression),
+        ("suppression_removed", of_suppression),
+        ("complaint_recorded", of_list),
+        ("complaint_lifted", of_list),
+        ("person_exported", of_person),
+        ("person_erased", of_person),
+    ]
+    wait_for(member_center, lambda found: all(event in found[before:] for event in expected))
+    assert "findme" not in str(events_of(member_center))
 
 
 def test_tokens_and_refusals_are_logged(member_center: MemberCenter) -> None:
