@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from messmail.member_center.v1 import member_center_admin_pb2 as admin_pb2
 from tests.claims_table import ClaimRow, cases, hand_in_claim
 from tests.policy.source_tree import ROOT
 from tests.stack import Newsletter, Stack, unique_address
@@ -25,15 +24,8 @@ EXAMPLES_OF_AN_OPERATION = 60 if cases(FULL) >= FULL / 10 else 8
 
 
 @pytest.fixture(scope="module")
-def newsletter(stack: Stack) -> Newsletter:
-    many = 1_000_000
-    limits = admin_pb2.Limits(
-        anonymous_calls_per_ip_per_minute=many,
-        failed_logins_per_ip_per_minute=many,
-        failed_logins_per_client_and_ip_per_minute=many,
-    )
-    stack.operator.member_center_admin.SetLimits(admin_pb2.SetLimitsRequest(limits=limits))
-    return stack.make_newsletter()
+def newsletter(unlimited: Stack) -> Newsletter:
+    return unlimited.make_newsletter()
 
 
 @pytest.mark.slow
