@@ -2,9 +2,11 @@
 
 A default port that is taken moves to a free one; a port somebody asked for is never moved. A chosen port is held by a
 socket that is bound and does not listen: nobody is given it as a free one, while a server that sets SO_REUSEADDR, as
-all of ours do, can listen there, and again after a restart.
+all of ours do, can listen there, and again after a restart. Two stacks that start in the same moment could both hold a
+default port that way, so a default is claimed besides, by the UDP port of the same number, which only one can have.
 """
 
+import contextlib
 import errno
 import socket
 from dataclasses import dataclass
@@ -48,6 +50,7 @@ class Chosen:
     """An address that is held until `close`, and the default it had to move away from."""
 
     holder: socket.socket
+    claim: socket.socket | None = None
     moved_from: Address | None = None
 
     @property
@@ -58,6 +61,8 @@ class Chosen:
     def close(self) -> None:
         """Holds the address no longer."""
         self.holder.close()
+        if self.claim:
+            self.claim.close()
 
 
 def choose(asked: str | None, default: str) -> Chosen:
@@ -68,10 +73,14 @@ def choose(asked: str | None, default: str) -> Chosen:
     if asked is not None:
         return Chosen(bind(Address.parse(asked)))
     address = Address.parse(default)
-    try:
-        return Chosen(bind(address))
-    except AddressTakenError:
-        return Chosen(bind(Address(address.host, 0)), moved_from=address)
+    with contextlib.ExitStack() as undo:
+        try:
+            claim = undo.enter_context(_bind(address, socket.SOCK_DGRAM))
+            holder = bind(address)
+        except AddressTakenError:
+            return Chosen(bind(Address(address.host, 0)), moved_from=address)
+        undo.pop_all()
+        return Chosen(holder, claim)
 
 
 def free_address() -> Address:
@@ -90,18 +99,23 @@ def bind(address: Address) -> socket.socket:
 
     Raises AddressTakenError when somebody listens there, StackError when the host is not this machine's.
     """
+    return _bind(address, socket.SOCK_STREAM)
+
+
+def _bind(address: Address, kind: socket.SocketKind) -> socket.socket:
     try:
-        family, _, _, _, target = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        family, _, _, _, target = socket.getaddrinfo(address.host, address.port, type=kind)[0]
+        bound = socket.socket(family, kind)
     except OSError as error:
         raise StackError(f"Cannot listen on {address}: {error.strerror}.") from error
     try:
-        # Connections of the previous run in TIME_WAIT do not make a port taken; a listener still does.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(target)
+        if kind is socket.SOCK_STREAM:
+            # Connections of the previous run in TIME_WAIT do not make a port taken; a listener still does.
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(target)
     except OSError as error:
-        listener.close()
+        bound.close()
         if error.errno == errno.EADDRINUSE:
             raise AddressTakenError(address) from error
         raise StackError(f"Cannot listen on {address}: {error.strerror}.") from error
-    return listener
+    return bound

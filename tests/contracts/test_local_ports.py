@@ -29,6 +29,16 @@ def test_a_taken_default_moves_to_a_free_port_and_says_from_where(taken: Address
         assert chosen.address.port != taken.port
 
 
+def test_two_stacks_that_choose_in_the_same_moment_never_get_one_default() -> None:
+    default = free_address()
+    with closing(choose(None, str(default))) as first, closing(choose(None, str(default))) as second:
+        assert first.address == default
+        assert second.moved_from == default
+        assert second.address != default
+    with closing(choose(None, str(default))) as later:
+        assert later.address == default
+
+
 def test_an_asked_port_that_is_taken_is_an_error_although_it_is_the_default(taken: Address) -> None:
     with pytest.raises(AddressTakenError, match=f"{taken} is taken by another program"):
         choose(str(taken), default=str(taken))

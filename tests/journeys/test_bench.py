@@ -24,7 +24,7 @@ def test_the_benchmark_measures_every_call_against_bare_inserts(tmp_path: Path) 
     saved = tmp_path / "rest.json"
     command = [sys.executable, "-m", "bench.rest", "--rounds", "1", "--seconds", "1", "--costs", "--save", str(saved)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode in (0, 1), done.stderr
+    assert saved.exists(), done.stderr
     result = json.loads(saved.read_text())
     assert set(result["ratios"]) == CALLS
     assert all(ratio > 0 for ratio in result["ratios"].values())
@@ -40,7 +40,7 @@ def test_the_benchmark_of_sending_holds_sink_ledger_and_audience_against_each_ot
     command = [sys.executable, "-m", "bench.send", "--rounds", "1", "--members", "2500", "--save", str(saved)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     # A run in which they differ ends with an error, and saves nothing.
-    assert done.returncode in (0, 1), done.stderr
+    assert saved.exists(), done.stderr
     result = json.loads(saved.read_text())
     assert result["members"] == 2500
     assert set(result["ratios"]) == {"aiosmtplib", "Messmail, sending", "Messmail, whole job"}
@@ -58,7 +58,7 @@ def test_the_benchmark_of_size_measures_a_large_job_beside_small_ones(tmp_path: 
     saved = tmp_path / "size.json"
     command = [sys.executable, "-m", "bench.size", "--rounds", "1", "--small", "500", "--large", "1500"]
     done = subprocess.run([*command, "--save", str(saved)], capture_output=True, text=True, check=False)
-    assert done.returncode in (0, 1), done.stderr
+    assert saved.exists(), done.stderr
     result = json.loads(saved.read_text())
     assert result["members"] == {"small": 500, "large": 1500}
     assert len(result["mails_per_second"]["small"][0]) == 10
