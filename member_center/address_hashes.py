@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from uuid import UUID
 
-from member_center.records import OPERATOR
+from member_center.records.installation import OPERATOR
 from member_center.storage import suppressions as suppression_store
 from servicekit.database import Database
 from servicekit.keyring import MasterKeys

@@ -10,7 +10,8 @@ from uuid import UUID
 from member_center.address_hashes import AddressHashes
 from member_center.links import Links
 from member_center.lists import Lists
-from member_center.records import AudiencePage, Authorization, Link, Purpose, Refusal
+from member_center.records.consent import Link, Purpose
+from member_center.records.mailing import AudiencePage, Authorization, Refusal
 from member_center.storage import audience as audience_store
 from servicekit.database import Database
 

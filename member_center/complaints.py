@@ -7,7 +7,7 @@ from uuid import UUID
 
 from member_center import consent
 from member_center.lists import Lists
-from member_center.records import Evidence, LogEntry, Status, Subscription, Through
+from member_center.records.consent import Evidence, LogEntry, Status, Subscription, Through
 from member_center.storage import subscriptions as subscription_store
 from servicekit.addresses import EmailAddress
 from servicekit.audit import AuditLog, Event

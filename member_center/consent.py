@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from member_center.records import Change, Link, Pending, Preferences, Purpose, Standing, Status, Subscription
+from member_center.records.consent import Change, Link, Pending, Preferences, Purpose, Standing, Status, Subscription
 from servicekit.errors import MessmailError, Reason
 
 PENDING_LIFE = timedelta(days=7)
@@ -53,6 +53,19 @@ def ask(subscription: Subscription, preferences: Preferences | None, now: dateti
             mailed_at = before.mailed_at
     pending = Pending(since, now + PENDING_LIFE, preferences, mailed_at)
     return replace(subscription, pending=pending, generation=generation)
+
+
+def ask_with_evidence(
+    subscription: Subscription, preferences: Preferences | None, now: datetime, *, is_suppressed: bool
+) -> Subscription:
+    """A site asks that has proven the consent: whoever never decided is confirmed, and anybody else asked as ever."""
+    if preferences is None:
+        waiting = subscription.pending.preferences if subscription.pending else None
+        admitted = subscription.preferences if waiting is None else waiting
+    else:
+        admitted = preferences
+    after = admit(subscription, admitted, proven=True, now=now, is_suppressed=is_suppressed)
+    return ask(subscription, preferences, now) if after is subscription else after
 
 
 def confirm(subscription: Subscription, link: Link, now: datetime, *, is_suppressed: bool = False) -> Subscription:

@@ -11,7 +11,8 @@ from uuid import UUID
 from member_center.limits import Limiter
 from member_center.links import Links
 from member_center.lists import Lists
-from member_center.records import NewsletterList, Purpose
+from member_center.records.consent import Purpose
+from member_center.records.installation import NewsletterList
 from member_center.storage import lists as list_store
 from servicekit.access import Caller
 from servicekit.database import Database

@@ -12,17 +12,9 @@ from uuid import UUID, uuid4
 from member_center import consent
 from member_center.address_hashes import AddressHashes
 from member_center.lists import Lists
-from member_center.records import (
-    Change,
-    Evidence,
-    Imported,
-    ImportRow,
-    LogEntry,
-    NewsletterList,
-    Preferences,
-    Subscription,
-    Through,
-)
+from member_center.records.consent import Change, Evidence, LogEntry, Preferences, Subscription, Through
+from member_center.records.installation import NewsletterList
+from member_center.records.people import Imported, ImportRow
 from member_center.storage import subscriptions as subscription_store
 from member_center.storage import suppressions as suppression_store
 from servicekit.addresses import AddressError, EmailAddress, parse_address

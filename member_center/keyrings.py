@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from member_center.address_hashes import AddressHashes
 from member_center.link_keys import StoredLinkKeys
-from member_center.records import KeyRing, ShownKey
+from member_center.records.installation import KeyRing, ShownKey
 from member_center.signing_keys import SigningKeys
 from servicekit.audit import AuditLog
 from servicekit.errors import invalid_field

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from member_center.counting import Counting, network_of
 from member_center.lists import list_not_found
-from member_center.records import OPERATOR, Limits, NewsletterList
+from member_center.records.installation import OPERATOR, Limits, NewsletterList
 from member_center.snapshot import Snapshot
 from member_center.storage import limits as limit_store
 from member_center.storage import lists as list_store

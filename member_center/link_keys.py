@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 
 from member_center.links import KEY_BYTES, KEY_ID_BYTES, LinkKey
-from member_center.records import OPERATOR, KeyState, Purpose, ShownKey, StoredKey
+from member_center.records.consent import Purpose
+from member_center.records.installation import OPERATOR, KeyState, ShownKey, StoredKey
 from member_center.signing_keys import reencrypted
 from member_center.snapshot import Snapshot
 from member_center.storage import Connection

@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 
-from member_center.records import Link, Purpose
+from member_center.records.consent import Link, Purpose
 from servicekit.errors import MessmailError, Reason
 
 KEY_BYTES = 32

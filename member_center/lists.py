@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from member_center.origins import check_origins
 from member_center.pages import Page, page_of, read_page_token
-from member_center.records import ListProfile, NewsletterList, SettingChanges
+from member_center.records.installation import ListProfile, NewsletterList, SettingChanges
 from member_center.storage import lists as list_store
 from member_center.tenants import check_tenant
 from member_center.texts import check_plain_text
@@ -96,10 +96,7 @@ class Lists:
         """
         found = self.get(list_id, tenant_id)
         if found.settings.require_token:
-            if caller.kind is CallerKind.ANONYMOUS:
-                raise token_missing()
-            if caller.kind is CallerKind.TENANT and MEMBERS_SCOPE not in caller.scopes:
-                raise scope_missing(MEMBERS_SCOPE)
+            check_members_scope(caller)
         return found
 
     def find(self, list_id: UUID, tenant_id: UUID | None = None) -> NewsletterList | None:
@@ -119,6 +116,14 @@ class Lists:
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return found
+
+
+def check_members_scope(caller: Caller) -> None:
+    """Raises TOKEN_MISSING or SCOPE_MISSING for whoever may not speak for a list's members."""
+    if caller.kind is CallerKind.ANONYMOUS:
+        raise token_missing()
+    if caller.kind is CallerKind.TENANT and MEMBERS_SCOPE not in caller.scopes:
+        raise scope_missing(MEMBERS_SCOPE)
 
 
 def list_not_found() -> MessmailError:

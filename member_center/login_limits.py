@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from member_center.counting import Counting, network_of
 from member_center.oauth import read_client_id
-from member_center.records import Limits
+from member_center.records.installation import Limits
 from member_center.storage.windows import Window
 from servicekit.access import Caller
 from servicekit.errors import MessmailError, Reason

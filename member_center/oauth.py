@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import jwt
 
 from member_center.lists import MEMBERS_SCOPE
-from member_center.records import OPERATOR, AccessToken, Client, NewClient, Usage
+from member_center.records.installation import OPERATOR, AccessToken, Client, NewClient, Usage
 from member_center.revocations import RevocationList
 from member_center.signing_keys import TOKEN_LIFE, SigningKeys
 from member_center.storage import clients as client_store

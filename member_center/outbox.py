@@ -18,7 +18,8 @@ from member_center.address_hashes import AddressHashes
 from member_center.limits import Limiter
 from member_center.links import Links
 from member_center.lists import Lists
-from member_center.records import ConfirmationMail, Lease, Link, MailOutcome, MailResult, Purpose, WaitingMail
+from member_center.records.consent import Link, Purpose
+from member_center.records.mailing import ConfirmationMail, Lease, MailOutcome, MailResult, WaitingMail
 from member_center.storage import outbox as outbox_store
 from member_center.subscriptions import language_of
 from servicekit.database import Database

@@ -10,7 +10,8 @@ from uuid import UUID
 
 from member_center import consent
 from member_center.address_hashes import AddressHashes
-from member_center.records import PersonExport, PersonSubscription, Standing, SuppressionReason, SuppressionScope
+from member_center.records.consent import Standing, SuppressionReason, SuppressionScope
+from member_center.records.people import PersonExport, PersonSubscription
 from member_center.storage import people as people_store
 from member_center.storage import suppressions as suppression_store
 from member_center.tenants import check_tenant

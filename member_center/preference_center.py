@@ -16,12 +16,11 @@ from member_center.limits import Limiter
 from member_center.links import Links
 from member_center.lists import Lists
 from member_center.preferences import patched
-from member_center.records import (
+from member_center.records.consent import (
     Evidence,
     Link,
     LogEntry,
     Membership,
-    NewsletterList,
     PreferenceCenter,
     Purpose,
     Standing,
@@ -29,6 +28,7 @@ from member_center.records import (
     Subscription,
     Through,
 )
+from member_center.records.installation import NewsletterList
 from member_center.storage import memberships as membership_store
 from member_center.storage import subscriptions as subscription_store
 from member_center.subscriptions import language_of

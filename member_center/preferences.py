@@ -8,7 +8,7 @@ from typing import cast
 
 from member_center.limits import Limiter
 from member_center.lists import Lists
-from member_center.records import Preferences, Standing, Subscription
+from member_center.records.consent import Preferences, Standing, Subscription
 from member_center.storage import subscriptions as subscription_store
 from member_center.subscriptions import Person
 from servicekit.access import Caller

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from uuid import UUID
 
-from member_center.records import OPERATOR, Ended
+from member_center.records.installation import OPERATOR, Ended
 from member_center.signing_keys import TOKEN_LIFE
 from member_center.storage import revocations as revocation_store
 from servicekit.database import Database

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from member_center.records import OPERATOR, KeyState, ShownKey, StoredKey
+from member_center.records.installation import OPERATOR, KeyState, ShownKey, StoredKey
 from member_center.snapshot import Snapshot
 from member_center.storage import Connection
 from member_center.storage import keys as key_store

@@ -6,7 +6,7 @@ whether or not the address is known.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -14,13 +14,12 @@ from member_center import consent
 from member_center.address_hashes import AddressHashes
 from member_center.limits import Limiter
 from member_center.links import Links
-from member_center.lists import LANGUAGES, Lists
-from member_center.records import (
+from member_center.lists import LANGUAGES, Lists, check_members_scope
+from member_center.records.consent import (
     Answer,
     Evidence,
     Link,
     LogEntry,
-    NewsletterList,
     Preferences,
     Purpose,
     Standing,
@@ -28,6 +27,7 @@ from member_center.records import (
     Subscription,
     Through,
 )
+from member_center.records.installation import NewsletterList
 from member_center.storage import subscriptions as subscription_store
 from member_center.storage import suppressions as suppression_store
 from servicekit.access import Caller
@@ -53,6 +53,14 @@ class Person:
     address: EmailAddress
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What whoever asked is told; without a token where the list returns none, and where none is needed."""
+
+    status: Status
+    confirm_token: str = field(default="", repr=False)
+
+
 class Subscriptions:
     """The subscriptions of one installation."""
 
@@ -63,15 +71,16 @@ class Subscriptions:
         self._limiter = limiter
         self._hashes = hashes
 
-    def subscribe(
-        self, caller: Caller, person: Person, preferences: Preferences | None, evidence: Evidence
-    ) -> str | None:
-        """Asks for a subscription, queues its confirmation mail, and returns a token that confirms.
+    def subscribe(self, caller: Caller, person: Person, preferences: Preferences | None, evidence: Evidence) -> Asked:
+        """Asks for a subscription, and queues its confirmation mail.
 
-        None where the list returns none. Raises LIST_NOT_FOUND, TOKEN_MISSING, SCOPE_MISSING or RATE_LIMITED.
+        Evidence with a text is proof of the consent, and confirms whoever never decided. Raises LIST_NOT_FOUND,
+        TOKEN_MISSING, SCOPE_MISSING or RATE_LIMITED.
         """
         try:
             found = self._lists.get_for(caller, person.list_id, person.tenant_id)
+            if evidence.text:
+                check_members_scope(caller)
         except MessmailError:
             # Whoever may not ask uses up nothing of the list's or the person's.
             self._limiter.admit(caller)
@@ -85,11 +94,13 @@ class Subscriptions:
                 if is_program:
                     stored = _pretend_to_ask(transaction, found, person.address)
                 else:
-                    stored = _ask(transaction, found, person.address, preferences, evidence)
-        if not found.settings.return_confirm_token:
-            return None
+                    stored = self._ask(transaction, found, person.address, preferences, evidence)
         now, asked = stored
-        return self._links.seal(_link_to(asked, Purpose.CONFIRM_API, now + consent.PENDING_LIFE))
+        if evidence.text and asked.standing is Standing.CONFIRMED:
+            return Asked(Status.CONFIRMED)
+        if not found.settings.return_confirm_token:
+            return Asked(Status.PENDING)
+        return Asked(Status.PENDING, self._links.seal(_link_to(asked, Purpose.CONFIRM_API, now + consent.PENDING_LIFE)))
 
     def follow_confirm_link(self, caller: Caller, token: str, evidence: Evidence) -> Answer:
         """Follows a confirmation link: the token of subscribe's answer confirms, the mailed link changes nothing."""
@@ -164,6 +175,35 @@ class Subscriptions:
                 _store(transaction.finish, before, consent.end(before, link, now), link.purpose, now, evidence)
         return _answer(found, _shown(before, link), Status.UNSUBSCRIBED)
 
+    def _ask(
+        self,
+        transaction: BriefTransaction,
+        found: NewsletterList,
+        address: EmailAddress,
+        preferences: Preferences | None,
+        evidence: Evidence,
+    ) -> tuple[datetime, Subscription] | None:
+        """Stores that somebody asked; returns the time and the subscription afterwards, None if another was quicker."""
+        run, tenant_id = transaction.run, found.tenant_id
+        now, before = subscription_store.find_by_address(run, tenant_id, found.id, address.key, lock=True)
+        entry = LogEntry(Through.SUBSCRIBE, now, evidence, consent.TEXT_VERSION)
+        known = before or Subscription(tenant_id, found.id, uuid4(), address.key, address.address)
+        if evidence.text:
+            is_suppressed = self._is_suppressed(run, found.id, known)
+            asked = consent.ask_with_evidence(known, preferences, now, is_suppressed=is_suppressed)
+        else:
+            asked = consent.ask(known, preferences, now)
+        change = consent.change(before, asked, now)
+        if before is None:
+            return (now, asked) if subscription_store.add(transaction.finish, [change], entry) else None
+        if asked != before:
+            subscription_store.replace(transaction.finish, [change], entry)
+        return now, asked
+
+    def _is_suppressed(self, run: Run, list_id: UUID, subscription: Subscription) -> bool:
+        hashed = self._hashes.hash(subscription.tenant_id, subscription.address_key)
+        return bool(suppression_store.read_suppressed(run, subscription.tenant_id, list_id, [hashed]))
+
     def _confirm(self, link: Link, evidence: Evidence) -> Answer:
         found = self._lists.get(link.list_id, link.tenant_id)
         with self._database.brief(link.tenant_id) as transaction:
@@ -172,13 +212,8 @@ class Subscriptions:
             )
             if before is None:
                 raise consent.link_expired()
-            is_suppressed = link.purpose is Purpose.CONFIRM_API and bool(
-                suppression_store.read_suppressed(
-                    transaction.run,
-                    link.tenant_id,
-                    link.list_id,
-                    [self._hashes.hash(link.tenant_id, before.address_key)],
-                )
+            is_suppressed = link.purpose is Purpose.CONFIRM_API and self._is_suppressed(
+                transaction.run, link.list_id, before
             )
             after = consent.confirm(before, link, now, is_suppressed=is_suppressed)
             _store(transaction.finish, before, after, link.purpose, now, evidence)
@@ -206,27 +241,6 @@ def language_of(subscription: Subscription | None, newsletter_list: NewsletterLi
         if chosen in LANGUAGES:
             return str(chosen)
     return newsletter_list.profile.language
-
-
-def _ask(
-    transaction: BriefTransaction,
-    found: NewsletterList,
-    address: EmailAddress,
-    preferences: Preferences | None,
-    evidence: Evidence,
-) -> tuple[datetime, Subscription] | None:
-    """Stores that somebody asked; returns the time and the subscription afterwards, None when another was quicker."""
-    now, before = subscription_store.find_by_address(transaction.run, found.tenant_id, found.id, address.key, lock=True)
-    entry = LogEntry(Through.SUBSCRIBE, now, evidence, consent.TEXT_VERSION)
-    if before is None:
-        made = Subscription(found.tenant_id, found.id, uuid4(), address.key, address.address)
-        asked = consent.ask(made, preferences, now)
-        change = consent.change(None, asked, now)
-        return (now, asked) if subscription_store.add(transaction.finish, [change], entry) else None
-    asked = consent.ask(before, preferences, now)
-    if asked != before:
-        subscription_store.replace(transaction.finish, [consent.change(before, asked, now)], entry)
-    return now, asked
 
 
 def _read_honeypot(found: NewsletterList, preferences: Preferences | None) -> tuple[Preferences | None, bool]:

@@ -11,7 +11,7 @@ from uuid import UUID
 from member_center.address_hashes import AddressHashes
 from member_center.lists import Lists
 from member_center.pages import Page, page_of, read_page_token
-from member_center.records import Suppression, SuppressionReason, SuppressionScope
+from member_center.records.consent import Suppression, SuppressionReason, SuppressionScope
 from member_center.storage import suppressions as suppression_store
 from member_center.tenants import check_tenant
 from servicekit.addresses import EmailAddress

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID, uuid4
 
 from member_center.pages import Page, page_of, read_page_token
-from member_center.records import OPERATOR, Tenant
+from member_center.records.installation import OPERATOR, Tenant
 from member_center.storage import Connection
 from member_center.storage import tenants as tenant_store
 from member_center.texts import check_plain_text

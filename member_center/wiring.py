@@ -27,7 +27,8 @@ from member_center.outbox import Outbox
 from member_center.people import People
 from member_center.preference_center import PreferenceCenters
 from member_center.preferences import MemberPreferences
-from member_center.records import OPERATOR, Purpose, Usage
+from member_center.records.consent import Purpose
+from member_center.records.installation import OPERATOR, Usage
 from member_center.revocations import RevocationList
 from member_center.servicers.admin import MemberCenterAdminServicer
 from member_center.servicers.feed import MemberCenterFeedServicer

@@ -14,14 +14,15 @@ from member_center.limits import Limiter
 from member_center.lists import Lists, NewList, sender_of
 from member_center.oauth import OAuth
 from member_center.people import People
-from member_center.records import Evidence, ImportRow, KeyRing, Limits, NewsletterList, SettingChanges, Usage
-from member_center.servicers.messages import timestamp
+from member_center.records.consent import Evidence
+from member_center.records.installation import KeyRing, Limits, NewsletterList, SettingChanges, Usage
+from member_center.records.people import ImportRow
+from member_center.servicers.messages import read_text, timestamp
 from member_center.servicers.people import PeopleServicer
 from member_center.suppressions import Suppressions
 from member_center.tenants import Tenants
 from messmail.member_center.v1 import member_center_admin_pb2 as pb
 from servicekit.access import caller
-from servicekit.errors import invalid_field
 from servicekit.json_bounds import BoundsError, check_struct
 
 _PAGE_SIZE = 100
@@ -121,14 +122,12 @@ class MemberCenterAdminServicer(PeopleServicer):
         self, request: pb.ImportMembersRequest, context: grpc.ServicerContext
     ) -> pb.ImportMembersResponse:
         """Imports a page of members."""
-        if "\0" in request.evidence:
-            raise invalid_field("evidence", "leave out the NUL character")
         imported = self._imports.import_page(
             UUID(request.tenant_id),
             UUID(request.list_id),
             _import_rows(request.rows),
             proven=request.confirmed,
-            evidence=Evidence(caller().client_id, text=request.evidence),
+            evidence=Evidence(caller().client_id, text=read_text("evidence", request.evidence)),
         )
         return pb.ImportMembersResponse(
             imported=imported.imported,

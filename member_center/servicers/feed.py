@@ -9,7 +9,8 @@ import grpc
 from member_center.audience import Audience
 from member_center.lists import Lists
 from member_center.outbox import Outbox
-from member_center.records import ConfirmationMail, Lease, MailOutcome, MailResult, NewsletterList, Refusal
+from member_center.records.installation import NewsletterList
+from member_center.records.mailing import ConfirmationMail, Lease, MailOutcome, MailResult, Refusal
 from member_center.revocations import RevocationList
 from member_center.servicers.messages import moment, timestamp
 from member_center.texts import one_line

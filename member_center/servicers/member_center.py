@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -13,12 +14,13 @@ from member_center.login_limits import LoginLimits
 from member_center.oauth import GRANT_TYPE, TENANT_SCOPES, OAuth
 from member_center.preference_center import Choice, PreferenceCenters
 from member_center.preferences import MemberPreferences
-from member_center.records import Answer, PreferenceCenter, Status
+from member_center.records.consent import Answer, PreferenceCenter
 from member_center.servicers.messages import (
     read_address,
     read_evidence,
     read_object,
     read_tenant,
+    read_text,
     status_number,
     struct,
     timestamp,
@@ -132,8 +134,10 @@ class MemberCenterServicer(member_center_pb2_grpc.MemberCenterServicer):
         if request.HasField("preferences"):
             preferences = read_object("preferences", request.preferences)
         evidence = read_evidence(caller(), request.client if request.HasField("client") else None)
-        token = self._subscriptions.subscribe(caller(), _person(request), preferences, evidence)
-        return pb.SubscribeResponse(status=status_number(Status.PENDING), confirm_token=token or "")
+        if request.evidence:
+            evidence = replace(evidence, text=read_text("evidence", request.evidence))
+        asked = self._subscriptions.subscribe(caller(), _person(request), preferences, evidence)
+        return pb.SubscribeResponse(status=status_number(asked.status), confirm_token=asked.confirm_token)
 
     def FollowConfirmLink(
         self, request: pb.FollowConfirmLinkRequest, context: grpc.ServicerContext

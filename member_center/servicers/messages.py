@@ -11,7 +11,7 @@ from uuid import UUID
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from member_center.records import Evidence, Status
+from member_center.records.consent import Evidence, Status
 from member_center.texts import one_line
 from messmail.member_center.v1 import member_center_pb2 as pb
 from servicekit.access import Caller, CallerKind
@@ -64,6 +64,13 @@ def read_evidence(caller: Caller, client: pb.CallerEvidence | None) -> Evidence:
         one_line(client.user_agent, _USER_AGENT_CHARACTERS),
         one_line(client.source_url, len(client.source_url)),
     )
+
+
+def read_text(field: str, text: str) -> str:
+    """Reads a text that is stored; raises INVALID_FIELD for what PostgreSQL keeps no text with."""
+    if "\0" in text:
+        raise invalid_field(field, "leave out the NUL character")
+    return text
 
 
 def status_number(status: Status) -> pb.SubscriptionStatus.ValueType:

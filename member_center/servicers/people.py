@@ -10,22 +10,13 @@ import grpc
 
 from member_center.complaints import Complaints
 from member_center.people import People
-from member_center.records import (
-    ConsentLine,
-    Evidence,
-    PersonMail,
-    PersonSubscription,
-    Status,
-    Suppression,
-    SuppressionReason,
-    SuppressionScope,
-)
-from member_center.servicers.messages import read_address, status_number, struct, timestamp
+from member_center.records.consent import Evidence, Status, Suppression, SuppressionReason, SuppressionScope
+from member_center.records.people import ConsentLine, PersonMail, PersonSubscription
+from member_center.servicers.messages import read_address, read_text, status_number, struct, timestamp
 from member_center.suppressions import Suppressions
 from messmail.member_center.v1 import member_center_admin_pb2_grpc
 from messmail.member_center.v1 import member_center_people_pb2 as pb
 from servicekit.access import caller
-from servicekit.errors import invalid_field
 
 _PAGE_SIZE = 100
 _SCOPE_PREFIX, _REASON_PREFIX = "SUPPRESSION_SCOPE_", "SUPPRESSION_REASON_"
@@ -97,9 +88,7 @@ class PeopleServicer(member_center_admin_pb2_grpc.MemberCenterAdminServicer):
 
 
 def _decide(decide: Callable[..., Status], request: pb.RecordComplaintRequest | pb.LiftComplaintRequest) -> Any:
-    if "\0" in request.evidence:
-        raise invalid_field("evidence", "leave out the NUL character")
-    evidence = Evidence(caller().client_id, text=request.evidence)
+    evidence = Evidence(caller().client_id, text=read_text("evidence", request.evidence))
     address = read_address(request.email)
     return status_number(decide(UUID(request.tenant_id), UUID(request.list_id), address, evidence))
 

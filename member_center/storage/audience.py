@@ -9,7 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from member_center.records import AudiencePage, Group, Refusal
+from member_center.records.mailing import AudiencePage, Group, Refusal
 from member_center.storage.suppressions import HASH, lookup
 from servicekit.database import Run
 from servicekit.statements import Statement

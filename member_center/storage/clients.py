@@ -8,7 +8,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from member_center.records import OPERATOR, Client, Usage
+from member_center.records.installation import OPERATOR, Client, Usage
 from member_center.storage.tables import clients
 
 _ENTER_TENANT = sa.text(

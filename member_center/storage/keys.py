@@ -7,7 +7,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from member_center.records import OPERATOR, StoredKey
+from member_center.records.installation import OPERATOR, StoredKey
 from member_center.storage.tables import link_keys, signing_keys
 
 _LOCK = 0x6B657973

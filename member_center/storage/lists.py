@@ -10,7 +10,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from member_center.records import Limits, ListProfile, ListSettings, NewsletterList, SettingChanges
+from member_center.records.installation import Limits, ListProfile, ListSettings, NewsletterList, SettingChanges
 from member_center.storage.tables import lists
 
 _PROFILE = tuple(field.name for field in fields(ListProfile))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from member_center.records import Link, Membership
+from member_center.records.consent import Link, Membership
 from member_center.storage.subscriptions import COLUMNS, from_row
 from servicekit.database import Run
 from servicekit.statements import Statement

@@ -9,7 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from member_center.records import Lease, MailResult, WaitingMail
+from member_center.records.mailing import Lease, MailResult, WaitingMail
 from member_center.storage import subscriptions as subscription_store
 from member_center.storage.suppressions import HASH, lookup
 from servicekit.database import Run

@@ -8,7 +8,8 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from member_center.records import ConsentLine, Evidence, PersonMail, Standing, Status, Subscription
+from member_center.records.consent import Evidence, Standing, Status, Subscription
+from member_center.records.people import ConsentLine, PersonMail
 from member_center.storage import subscriptions as subscription_store
 from member_center.storage.tables import confirmation_mails, consent_log, lists, subscriptions
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import Connection
 
-from member_center.records import OPERATOR, Ended
+from member_center.records.installation import OPERATOR, Ended
 from member_center.storage.tables import revocations
 
 

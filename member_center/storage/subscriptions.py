@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from member_center.records import Change, LogEntry, Pending, Standing, Subscription
+from member_center.records.consent import Change, LogEntry, Pending, Standing, Subscription
 from servicekit.database import Run
 from servicekit.identifiers import uuid7
 from servicekit.statements import Statement

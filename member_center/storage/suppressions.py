@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import Connection
 
-from member_center.records import OPERATOR, Suppression, SuppressionReason, SuppressionScope
+from member_center.records.consent import Suppression, SuppressionReason, SuppressionScope
+from member_center.records.installation import OPERATOR
 from member_center.storage.tables import address_hash_keys, suppressions
 from servicekit.database import Run
 from servicekit.statements import Statement

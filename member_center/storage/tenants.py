@@ -8,7 +8,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from member_center.records import OPERATOR, Tenant
+from member_center.records.installation import OPERATOR, Tenant
 from member_center.storage.tables import tenants
 
 

@@ -73,6 +73,14 @@ class ConsentModel:
             self._ask(place, row)
         return row
 
+    def vouch(self, place: Place) -> str:
+        """A site asks, and brings evidence of the consent."""
+        row = self.rows.get(place)
+        if (row is None or row.standing == "unconfirmed") and not self.held(place):
+            self._become(self.rows.setdefault(place, Row(next(self._identities))), "confirmed")
+            return "confirmed"
+        return "confirmed" if self.subscribe(place).standing == "confirmed" else "pending"
+
     def confirm(self, link: KnownLink, *, acts: bool = True) -> str:
         """Somebody follows a confirmation link; acts is False where a GET of the mailed link must change nothing."""
         row = self._row_of(link)

@@ -64,6 +64,9 @@ class ConsentMachine(RuleBasedStateMachine):
         self.model = ConsentModel(now=ConsentMachine.ahead)
         tenants = [self.center.make_tenant() for _ in range(max(LISTS) + 1)]
         self.newsletters = [Newsletter(tenants[tenant], self.center.make_list(tenants[tenant])) for tenant in LISTS]
+        self.sites = [
+            self.center.public_as(self.center.make_client(tenant, "newsletter:members.write")) for tenant in tenants
+        ]
         mark = uuid.uuid4().hex[:10]
         self.emails = [f"Reader{number}.{mark}@mail.example" for number in range(PEOPLE)]
         self.confirm_links: list[KnownLink] = []
@@ -163,6 +166,19 @@ class ConsentMachine(RuleBasedStateMachine):
             evidence="a paper form" if proven else "",
         )
         assert self.center.admin.ImportMembers(request).imported == self.model.bring_in(place, proven=proven)
+
+    @rule(place=places)
+    def subscribe_with_evidence(self, place: Place) -> None:
+        newsletter = self._newsletter(place)
+        request = pb.SubscribeRequest(
+            list_id=newsletter.list_id, email=self.emails[place.person], evidence="confirmed at the till"
+        )
+        answer = self.sites[place.tenant].Subscribe(request)
+        word = self.model.vouch(place)
+        assert (status_name(answer.status), bool(answer.confirm_token)) == (word, word == "pending")
+        if answer.confirm_token:
+            link = self.model.link("confirm_api", answer.confirm_token, place, PENDING_LIFE)
+            self.confirm_links.append(link)
 
     @rule(place=places, lifted=st.booleans())
     def complain(self, place: Place, lifted: bool) -> None:

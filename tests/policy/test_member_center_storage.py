@@ -12,7 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from member_center import wiring
-from member_center.records import OPERATOR
+from member_center.records.installation import OPERATOR
 from member_center.storage.tables import metadata
 from servicekit.database import Database
 from tests.member_center_fixtures import MemberCenter, Newsletter, unique_address

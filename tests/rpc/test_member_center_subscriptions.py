@@ -379,6 +379,45 @@ def test_a_site_with_a_token_passes_on_who_acted(member_center: MemberCenter) ->
     assert line[4] != ""
 
 
+def test_evidence_confirms_whoever_never_decided_without_a_mail_and_is_kept(member_center: MemberCenter) -> None:
+    newsletter, email = member_center.make_newsletter(), unique_address()
+    site = member_center.public_as(member_center.make_client(newsletter.tenant_id, "newsletter:members.write"))
+    request = pb.SubscribeRequest(list_id=newsletter.list_id, email=email, evidence="signed at the till on 5 May")
+    request.preferences.update({"lang": "en"})
+    for _ in range(2):
+        answer = site.Subscribe(request)
+        assert (status_name(answer.status), answer.confirm_token) == ("confirmed", "")
+    query = "SELECT status, through, evidence FROM consent_log WHERE list_id = %s"
+    assert member_center.rows(query, newsletter.list_id) == [("confirmed", "subscribe", "signed at the till on 5 May")]
+    assert member_center.members(newsletter) == [member_center.subscription_id(newsletter, email)]
+    assert member_center.rows("SELECT 1 FROM confirmation_mails WHERE list_id = %s", newsletter.list_id) == []
+    member = pb.GetPreferencesRequest(list_id=newsletter.list_id, email=email)
+    assert dict(member_center.public.GetPreferences(member).preferences) == {"lang": "en"}
+
+
+def test_evidence_brings_nobody_back_who_left(member_center: MemberCenter) -> None:
+    newsletter, email = member_center.make_newsletter(), unique_address()
+    member_center.add_member(newsletter, email)
+    member_center.unsubscribe(member_center.unsubscribe_token(newsletter.list_id, email))
+    site = member_center.public_as(member_center.make_client(newsletter.tenant_id, "newsletter:members.write"))
+    answer = site.Subscribe(pb.SubscribeRequest(list_id=newsletter.list_id, email=email, evidence="they called"))
+    assert status_name(answer.status) == "pending"
+    assert member_center.members(newsletter) == []
+    assert status_name(member_center.confirm(answer.confirm_token)) == "pending"
+
+
+def test_only_a_site_that_may_speak_for_members_brings_evidence(member_center: MemberCenter) -> None:
+    newsletter, email = member_center.make_newsletter(), unique_address()
+    request = pb.SubscribeRequest(list_id=newsletter.list_id, email=email, evidence="trust me")
+    sender = member_center.public_as(member_center.make_client(newsletter.tenant_id, "newsletter:send.write"))
+    assert reason_of(lambda: member_center.public.Subscribe(request)) == "TOKEN_MISSING"
+    assert reason_of(lambda: sender.Subscribe(request)) == "SCOPE_MISSING"
+    site = member_center.public_as(member_center.make_client(newsletter.tenant_id, "newsletter:members.write"))
+    request.evidence = "a\0b"
+    assert reason_of(lambda: site.Subscribe(request)) == "INVALID_FIELD"
+    assert member_center.rows("SELECT 1 FROM subscriptions WHERE list_id = %s", newsletter.list_id) == []
+
+
 def test_a_stranger_cannot_say_who_acted(member_center: MemberCenter) -> None:
     newsletter, email = member_center.make_newsletter(), unique_address()
     evidence = pb.CallerEvidence(ip="192.0.2.1")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from member_center import consent
-from member_center.records import Link, Pending, Purpose, Standing, Status, Subscription
+from member_center.records.consent import Link, Pending, Purpose, Standing, Status, Subscription
 from servicekit.errors import MessmailError, Reason
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -195,6 +195,18 @@ def test_an_import_of_proven_consent_confirms_newcomers_and_those_who_wait() -> 
         after = consent.admit(before, {"lang": "zh-TW"}, proven=True, now=NOW)
         assert (after.standing, after.preferences) == (Standing.CONFIRMED, {"lang": "zh-TW"})
         assert after.generation == before.generation + 1
+
+
+def test_evidence_confirms_whoever_never_decided_and_asks_anybody_else() -> None:
+    for before in (NOBODY_YET, ASKED):
+        after = consent.ask_with_evidence(before, None, NOW, is_suppressed=False)
+        waiting = before.pending.preferences if before.pending else {}
+        assert (after.standing, after.preferences) == (Standing.CONFIRMED, waiting)
+        held = consent.ask_with_evidence(before, None, NOW, is_suppressed=True)
+        assert held == consent.ask(before, None, NOW)
+    for standing in ENDED:
+        left = standing_as(standing)
+        assert consent.ask_with_evidence(left, None, NOW, is_suppressed=False) == consent.ask(left, None, NOW)
 
 
 def test_an_import_without_proof_asks_newcomers_only() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from member_center.links import TOKEN_CHARACTERS, LinkKey, Links
-from member_center.records import Link, Purpose
+from member_center.records.consent import Link, Purpose
 from servicekit.errors import MessmailError, Reason
 
 SWAPPED = pytest.mark.claim("T6", "sealed links: purpose, parts, key or installation swapped, another form: not opened")

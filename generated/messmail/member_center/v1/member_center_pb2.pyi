@@ -548,12 +548,18 @@ class SubscribeRequest(_message.Message):
     PREFERENCES_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
     TENANT_ID_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
     list_id: _builtins.str
     """The list, a UUID."""
     email: _builtins.str
     """The person's e-mail address. International domains are accepted; the local part is kept as typed."""
     tenant_id: _builtins.str
     """The tenant, a UUID. Internal callers name it; for everybody else it may be left out."""
+    evidence: _builtins.str
+    """How the person's consent was proven already, for instance where and when they confirmed it. Kept in the consent log.
+    It confirms at once, without a mail, whoever never decided about the list; whoever left is asked as ever, and whoever
+    complained is left alone. Only a caller whose access token has the scope newsletter:members.write may send it.
+    """
     @_builtins.property
     def preferences(self) -> _struct_pb2.Struct:
         """What the person prefers: a JSON object of at most 4,096 bytes and 4 levels. "lang" ("zh-TW" or "en") chooses the
@@ -574,10 +580,11 @@ class SubscribeRequest(_message.Message):
         preferences: _struct_pb2.Struct | None = ...,
         client: Global___CallerEvidence | None = ...,
         tenant_id: _builtins.str = ...,
+        evidence: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "preferences", b"preferences"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "email", b"email", "list_id", b"list_id", "preferences", b"preferences", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "email", b"email", "evidence", b"evidence", "list_id", b"list_id", "preferences", b"preferences", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -592,10 +599,11 @@ class SubscribeResponse(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     CONFIRM_TOKEN_FIELD_NUMBER: _builtins.int
     status: Global___SubscriptionStatus.ValueType
-    """Always pending: whether the address was known is not told."""
+    """Pending, whether or not the address was known; only a call with evidence is told confirmed where that is so."""
     confirm_token: _builtins.str
     """A token for FollowConfirmLink and ConfirmSubscription, for sites that have proven the address themselves. It lives for
-    seven days. Treat it as a secret. Empty, and over REST left out, for a list that returns none.
+    seven days. Treat it as a secret. Empty, and over REST left out, for a list that returns none, and where the status is
+    confirmed.
     """
     def __init__(
         self,

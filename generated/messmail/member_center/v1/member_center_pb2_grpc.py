@@ -170,8 +170,9 @@ class MemberCenterServicer:
 
     def Subscribe(self, request, context):
         """Asks for a subscription and sends a confirmation mail. Nobody is mailed anything else until the subscription is
-        confirmed. The answer is the same whether or not the address is known, and repeating the call is safe. Answers
-        LIST_NOT_FOUND, TOKEN_MISSING or RATE_LIMITED where that is so.
+        confirmed. The answer is the same whether or not the address is known, and repeating the call is safe. A site that
+        has evidence of the person's consent may send that instead of waiting for it. Answers LIST_NOT_FOUND, TOKEN_MISSING,
+        SCOPE_MISSING or RATE_LIMITED where that is so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -56,8 +56,9 @@ class MemberCenterStub:
     """Describes the authorization server (RFC 8414)."""
     Subscribe: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.SubscribeRequest, _member_center_pb2.SubscribeResponse]
     """Asks for a subscription and sends a confirmation mail. Nobody is mailed anything else until the subscription is
-    confirmed. The answer is the same whether or not the address is known, and repeating the call is safe. Answers
-    LIST_NOT_FOUND, TOKEN_MISSING or RATE_LIMITED where that is so.
+    confirmed. The answer is the same whether or not the address is known, and repeating the call is safe. A site that
+    has evidence of the person's consent may send that instead of waiting for it. Answers LIST_NOT_FOUND, TOKEN_MISSING,
+    SCOPE_MISSING or RATE_LIMITED where that is so.
     """
     FollowConfirmLink: _grpc.UnaryUnaryMultiCallable[_member_center_pb2.FollowConfirmLinkRequest, _member_center_pb2.FollowConfirmLinkResponse]
     """Follows a confirmation link. The confirm_token of Subscribe's answer confirms; the link of the confirmation mail
@@ -136,8 +137,9 @@ class MemberCenterAsyncStub(MemberCenterStub):
     """Describes the authorization server (RFC 8414)."""
     Subscribe: _aio.UnaryUnaryMultiCallable[_member_center_pb2.SubscribeRequest, _member_center_pb2.SubscribeResponse]  # type: ignore[assignment]
     """Asks for a subscription and sends a confirmation mail. Nobody is mailed anything else until the subscription is
-    confirmed. The answer is the same whether or not the address is known, and repeating the call is safe. Answers
-    LIST_NOT_FOUND, TOKEN_MISSING or RATE_LIMITED where that is so.
+    confirmed. The answer is the same whether or not the address is known, and repeating the call is safe. A site that
+    has evidence of the person's consent may send that instead of waiting for it. Answers LIST_NOT_FOUND, TOKEN_MISSING,
+    SCOPE_MISSING or RATE_LIMITED where that is so.
     """
     FollowConfirmLink: _aio.UnaryUnaryMultiCallable[_member_center_pb2.FollowConfirmLinkRequest, _member_center_pb2.FollowConfirmLinkResponse]  # type: ignore[assignment]
     """Follows a confirmation link. The confirm_token of Subscribe's answer confirms; the link of the confirmation mail
@@ -249,8 +251,9 @@ class MemberCenterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_member_center_pb2.SubscribeResponse, _abc.Awaitable[_member_center_pb2.SubscribeResponse]]:
         """Asks for a subscription and sends a confirmation mail. Nobody is mailed anything else until the subscription is
-        confirmed. The answer is the same whether or not the address is known, and repeating the call is safe. Answers
-        LIST_NOT_FOUND, TOKEN_MISSING or RATE_LIMITED where that is so.
+        confirmed. The answer is the same whether or not the address is known, and repeating the call is safe. A site that
+        has evidence of the person's consent may send that instead of waiting for it. Answers LIST_NOT_FOUND, TOKEN_MISSING,
+        SCOPE_MISSING or RATE_LIMITED where that is so.
         """
 
     @_abc_1.abstractmethod
