@@ -11,10 +11,11 @@ from tests.stack import stack as stack
 
 @pytest.fixture(scope="module")
 def unlimited(stack: Stack) -> Stack:
-    """The stack, for whoever calls and fails to log in more often than any one address may."""
+    """The stack, for whoever calls, subscribes and fails to log in more often than anybody may."""
     many = "1000000"
     stack.messmail(
         *("limits", "set", "--anonymous-calls-per-ip-per-minute", many, "--failed-logins-per-ip-per-minute", many),
-        *("--failed-logins-per-client-and-ip-per-minute", many),
+        *("--failed-logins-per-client-and-ip-per-minute", many, "--calls-per-client-per-minute", many),
+        *("--subscribes-per-list-per-minute", many, "--subscribes-per-address-per-hour", many),
     )
     return stack

@@ -1,4 +1,7 @@
-"""Claims A11 and L6: a secret is shown once and is nowhere afterwards: not in a dump, not in a log, not in an error."""
+"""Claims A11, L6 and T6: a secret is shown once and is nowhere afterwards: not in a dump, a log or an error.
+
+So it is with the sealed links of answers and of mails.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import base64
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterator
+from email import message_from_bytes, policy
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,7 +23,7 @@ from messmail.send_engine.v1 import send_engine_admin_pb2 as send_pb
 from tests.claims_table import ClaimRow, hand_in_claim
 from tests.issuer_key import forger_of_stack
 from tests.recount import Ledger
-from tests.stack import Client, Stack, unique_address, wait_until
+from tests.stack import Client, Newsletter, Stack, unique_address, wait_until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -52,7 +57,24 @@ def forms_of(secret: bytes) -> Iterator[str]:
             yield encoded(bytes(offset) + secret)[4:-4].decode()
 
 
-def test_a11_l6_no_secret_is_in_a_dump_a_log_or_an_answer(stack: Stack, record_property: object) -> None:
+def links_of_mails(stack: Stack, newsletter: Newsletter, confirming: str) -> dict[str, bytes]:
+    """Has a newsletter sent; returns the tokens of its links and of the confirmation mail that somebody gets."""
+    reader, token = unique_address(), stack.access_token(newsletter.client)
+    stack.import_members(newsletter, [reader])
+    body = {"list_id": newsletter.list_id, "subject": "Weekly", "body_text": "{{ preferences_url }}", "template": True}
+    stack.wait_for_job(stack.site.post_json("/api/send-jobs", body, token).answer["id"], token)
+    raw = message_from_bytes(stack.mailbox.raw(stack.mailbox.wait_for(reader)), policy=policy.default)
+    plain = raw.get_body(("plain",))
+    assert plain is not None
+    texts = {
+        "a one-click link": str(raw["List-Unsubscribe"]),
+        "a preferences link": str(plain.get_content()),
+        "a mailed confirm link": stack.mailbox.content(stack.mailbox.wait_for(confirming))["Text"],
+    }
+    return {name: re.split(r"[\s>]", text.partition("token=")[2])[0].encode() for name, text in texts.items()}
+
+
+def test_a11_l6_t6_no_secret_is_in_a_dump_a_log_or_an_answer(stack: Stack, record_property: object) -> None:
     newsletter = stack.make_newsletter()
     client = newsletter.client
     rotated = stack.messmail("clients", "rotate", client.client_id)["client_secret"]
@@ -62,19 +84,21 @@ def test_a11_l6_no_secret_is_in_a_dump_a_log_or_an_answer(stack: Stack, record_p
     person = {"list_id": newsletter.list_id, "email": unique_address()}
     subscribed = stack.site.post_json("/newsletter/subscribe", person)
     asked = stack.site.post_json("/newsletter/unsubscribe-token", person)
+    links = links_of_mails(stack, newsletter, person["email"]) | {
+        "a confirm token": subscribed.answer["confirm_token"].encode(),
+        "an unsubscribe token": asked.answer["unsubscribe_token"].encode(),
+    }
     stack.operator.send_engine_admin.SetEspAccount(
         send_pb.SetEspAccountRequest(
             tenant_id=newsletter.tenant_id, smtp_url=f"smtps://user:{quote(PASSWORD)}@relay.example:465"
         )
     )
     key = forger_of_stack(stack, tokens[0]).key
-    secrets: dict[str, bytes] = {
+    secrets: dict[str, bytes] = links | {
         "the first client secret": client.client_secret.encode(),
         "the second client secret": rotated.encode(),
         "an access token": tokens[0].encode(),
         "another access token": tokens[1].encode(),
-        "a confirm token": subscribed.answer["confirm_token"].encode(),
-        "an unsubscribe token": asked.answer["unsubscribe_token"].encode(),
         "a relay's password": PASSWORD.encode(),
         "the key that signs": key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
         "the number of the key that signs": key.private_numbers().private_value.to_bytes(32, "big"),
@@ -117,6 +141,7 @@ def test_a11_l6_no_secret_is_in_a_dump_a_log_or_an_answer(stack: Stack, record_p
     assert rows > 20
     hand_in_claim(record_property, ClaimRow("A11", "secrets looked for in dump, logs and answers", 0, len(secrets), 0))
     hand_in_claim(record_property, ClaimRow("L6", "rows of a dump without a secret", 0, rows, 0))
+    hand_in_claim(record_property, ClaimRow("T6", "kinds of links looked for in dump and logs", 5, len(links), 0))
 
 
 def test_a11_the_dump_would_show_a_secret_that_is_stored_as_it_is(stack: Stack) -> None:

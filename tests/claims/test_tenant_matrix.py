@@ -6,6 +6,8 @@ The matrix is read from the contract: a new RPC is in it, and a new field that n
 from __future__ import annotations
 
 import json
+import statistics
+import time
 import urllib.parse
 import uuid
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ from messmail.member_center.v1 import member_center_admin_pb2, member_center_fee
 from messmail.send_engine.v1 import send_engine_admin_pb2
 from messmail.send_engine.v1 import send_engine_pb2 as se
 from servicekit.errors import from_rpc_error
+from tests.claims_table import cases
 from tests.recount import Ledger
 from tests.stack import Newsletter, Stack, unique_address, wait_until
 
@@ -59,6 +62,10 @@ INTERNAL = [
 ]
 ROUTES = {route.rpc.name: route for service in SERVICES.values() for route in read_routes(service)}
 CELLS = [(rpc, name) for rpc in PUBLIC for name in NAMES if name in rpc.input_type.fields_by_name]
+# Each looks for one thing, and is called so often for theirs and for nothing.
+LOOKS_FOR_ONE = ("GetSendJob", "ListDeliveries", "CancelSendJob", "CreateSendJob", "Subscribe")
+TIMED = [rpc for rpc in PUBLIC if rpc.name in LOOKS_FOR_ONE]
+TURNS = cases(5000, least=100)
 T1 = pytest.mark.claim("T1", "another tenant's ids and tokens in fields of RPCs, over gRPC and REST: like unknown ones")
 
 
@@ -243,6 +250,29 @@ def test_what_is_internal_is_closed_to_tenants(house: House, rpc: MethodDescript
     answer = house.grpc_answer(rpc, house.request(rpc, **changes))
     assert isinstance(answer, tuple) and answer[0] == "SCOPE_MISSING", answer
     assert house.rows_of_theirs() == before
+
+
+@pytest.mark.claim("T1", "another tenant's ids and unknown ones take the same time")
+@pytest.mark.usefixtures("unlimited")
+@pytest.mark.parametrize("rpc", TIMED, ids=lambda rpc: rpc.name)
+def test_what_is_another_tenants_takes_as_long_as_what_is_not_there(house: House, rpc: MethodDescriptor) -> None:
+    name = "id" if "id" in rpc.input_type.fields_by_name else "list_id"
+    sort = NAMES[name][0]
+    ratios: list[float] = []
+
+    def is_alike() -> bool:
+        # In turns, so that what else the machine does slows both. What is slower by itself is so in every round.
+        taken: dict[str, list[float]] = {"theirs": [], "unknown": []}
+        for _ in range(TURNS):
+            for whose, value in (("theirs", house.theirs.things[sort]), ("unknown", unknown(name))):
+                request = house.request(rpc, **{name: value})
+                began = time.perf_counter()
+                house.grpc_answer(rpc, request)
+                taken[whose].append(time.perf_counter() - began)
+        ratios.append(statistics.median(taken["theirs"]) / statistics.median(taken["unknown"]))
+        return 0.8 <= ratios[-1] <= 1.25
+
+    assert any(is_alike() for _ in range(4)), ratios
 
 
 @T1

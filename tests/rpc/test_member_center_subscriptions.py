@@ -188,6 +188,7 @@ def test_an_unsubscribe_token_lives_for_an_hour(member_center: MemberCenter, clo
     assert status_name(member_center.unsubscribe(token)) == "unsubscribed"
 
 
+@pytest.mark.claim("T6", "decoys: like the token of somebody known in length, use and end", run=1)
 def test_the_token_of_an_unknown_address_answers_like_a_repeat(member_center: MemberCenter) -> None:
     newsletter, email = member_center.make_newsletter("en"), unique_address()
     member_center.confirm(member_center.subscribe(newsletter.list_id, email, preferences=struct(lang="zh-TW")))
@@ -198,6 +199,7 @@ def test_the_token_of_an_unknown_address_answers_like_a_repeat(member_center: Me
     assert repeat == nothing
 
 
+@pytest.mark.claim("T6", "decoys: like the token of somebody known in length, use and end", run=5)
 def test_following_a_token_that_anybody_can_ask_for_tells_nothing_of_the_person(
     member_center: MemberCenter, clock: SetClock
 ) -> None:
