@@ -102,15 +102,16 @@ class Lists:
     def find(self, list_id: UUID, tenant_id: UUID | None = None) -> NewsletterList | None:
         """Returns a list; None when there is none, or when it is another tenant's than the one named."""
         kept = self._kept.get(list_id)
-        found = kept[1] if kept is not None and kept[0] > time.monotonic() else self._read(list_id)
-        if found is None or (tenant_id is not None and found.tenant_id != tenant_id):
-            return None
-        return found
+        if kept is not None and kept[0] > time.monotonic() and tenant_id in (None, kept[1].tenant_id):
+            return kept[1]
+        # Another tenant's list is looked for like one that is not there, so that it takes as long.
+        found = self._read(list_id)
+        return found if found is not None and tenant_id in (None, found.tenant_id) else None
 
     def _read(self, list_id: UUID) -> NewsletterList | None:
         with self._database.directory() as connection:
             owner = list_store.enter_tenant_of(connection, list_id)
-            found = list_store.read_list(connection, owner, list_id) if owner else None
+            found = list_store.read_list(connection, owner, list_id)
         if found is not None:
             self._kept[list_id] = (time.monotonic() + REFRESH_SECONDS, found)
             while len(self._kept) > _KEPT:

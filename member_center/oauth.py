@@ -163,10 +163,9 @@ class OAuth:
 
     def _authenticate(self, client_id: str, client_secret: str) -> Client:
         wanted = read_client_id(client_id)
-        with self._database.directory() as connection:
-            # An unknown client is looked for too, among the operator's, where it is not.
-            owner = client_store.enter_tenant_of(connection, wanted)
-            client = client_store.read_client(connection, owner, wanted)
+        # An unknown client is looked for too, among the operator's, where it is not.
+        with self._database.brief_directory(client_store.look_up_tenant(wanted)) as transaction:
+            client = client_store.read_client(transaction.finish, wanted)
         offered = _hash(client_secret)
         current = client.secret_hash if client else _NOBODY
         previous = client.previous_secret_hash if client and client.previous_secret_hash else _NOBODY

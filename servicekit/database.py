@@ -117,9 +117,15 @@ class Database:
     @contextmanager
     def brief(self, tenant_id: UUID) -> Iterator[BriefTransaction]:
         """Opens a brief transaction that sees this tenant's rows only; commits at the end. Raises UNAVAILABLE."""
+        with self.brief_directory((_SEE_TENANT, {"tenant": str(tenant_id)})) as transaction:
+            yield transaction
+
+    @contextmanager
+    def brief_directory(self, look_up: Call) -> Iterator[BriefTransaction]:
+        """Opens a brief transaction that sees the tenant whom a point look-up finds and enters. Raises UNAVAILABLE."""
         try:
             pooled = self._take()
-            transaction = BriefTransaction(pooled, (_SEE_TENANT, {"tenant": str(tenant_id)}))
+            transaction = BriefTransaction(pooled, look_up)
             try:
                 yield transaction
                 if transaction.is_open:

@@ -10,13 +10,18 @@ from sqlalchemy.engine import Connection
 
 from member_center.records.installation import OPERATOR, Client, Usage
 from member_center.storage.tables import clients
+from servicekit.database import Run
+from servicekit.statements import Call, Statement
 
-_ENTER_TENANT = sa.text(
+_ENTER_TENANT_SQL = (
     "SELECT set_config('app.tenant', coalesce(tenant_of_client(:client_id), CAST(:otherwise AS uuid))::text, true)"
 )
-_READ = sa.text(
+_ENTER_TENANT = sa.text(_ENTER_TENANT_SQL)
+# Every token that is asked for runs these two. The tenant is the one that the look-up has just entered.
+_LOOK_UP = Statement(_ENTER_TENANT_SQL)
+_READ = Statement(
     "SELECT tenant_id, id, usage, scopes, secret_hash, previous_secret_hash, disabled_at FROM clients "
-    "WHERE tenant_id = :tenant_id AND id = :id"
+    "WHERE tenant_id = CAST(current_setting('app.tenant') AS uuid) AND id = :client_id"
 )
 
 
@@ -39,11 +44,17 @@ def enter_tenant_of(connection: Connection, client_id: UUID) -> UUID:
     return UUID(connection.execute(_ENTER_TENANT, {"client_id": client_id, "otherwise": OPERATOR}).scalar_one())
 
 
-def read_client(connection: Connection, tenant_id: UUID, client_id: UUID) -> Client | None:
+def look_up_tenant(client_id: UUID) -> Call:
+    """What a brief directory transaction enters the tenant of a client by: the operator's for an unknown client."""
+    return _LOOK_UP, {"client_id": client_id, "otherwise": OPERATOR}
+
+
+def read_client(run: Run, client_id: UUID) -> Client | None:
     """Reads a client of the transaction's tenant."""
-    row = connection.execute(_READ, {"tenant_id": tenant_id, "id": client_id}).first()
-    if row is None:
+    rows = run(_READ, {"client_id": client_id})
+    if not rows:
         return None
+    (row,) = rows
     return Client(
         tenant_id=row.tenant_id,
         id=row.id,

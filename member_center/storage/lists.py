@@ -10,14 +10,23 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from member_center.records.installation import Limits, ListProfile, ListSettings, NewsletterList, SettingChanges
+from member_center.records.installation import (
+    OPERATOR,
+    Limits,
+    ListProfile,
+    ListSettings,
+    NewsletterList,
+    SettingChanges,
+)
 from member_center.storage.tables import lists
 
 _PROFILE = tuple(field.name for field in fields(ListProfile))
 _SETTINGS = tuple(field.name for field in fields(ListSettings))
 _LIMITS = ("subscribes_per_address_per_hour", "subscribes_per_list_per_minute")
 
-_ENTER_TENANT = sa.text("SELECT set_config('app.tenant', coalesce(tenant_of_list(:list_id)::text, ''), true)")
+_ENTER_TENANT = sa.text(
+    "SELECT set_config('app.tenant', coalesce(tenant_of_list(:list_id), CAST(:otherwise AS uuid))::text, true)"
+)
 _IS_ALLOWED_ORIGIN = sa.text("SELECT is_allowed_origin(:origin)")
 
 
@@ -33,10 +42,9 @@ def is_allowed_origin(connection: Connection, origin: str) -> bool:
     return bool(connection.execute(_IS_ALLOWED_ORIGIN, {"origin": origin}).scalar_one())
 
 
-def enter_tenant_of(connection: Connection, list_id: UUID) -> UUID | None:
-    """Lets a directory transaction see the tenant of a list, and returns it; None, and nothing, for an unknown list."""
-    tenant: str = connection.execute(_ENTER_TENANT, {"list_id": list_id}).scalar_one()
-    return UUID(tenant) if tenant else None
+def enter_tenant_of(connection: Connection, list_id: UUID) -> UUID:
+    """Lets a directory transaction see the tenant of a list, and returns it: the operator for an unknown list."""
+    return UUID(connection.execute(_ENTER_TENANT, {"list_id": list_id, "otherwise": OPERATOR}).scalar_one())
 
 
 def read_list(connection: Connection, tenant_id: UUID, list_id: UUID) -> NewsletterList | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from member_center.records.consent import Link, Membership
-from member_center.storage.subscriptions import COLUMNS, from_row
+from member_center.storage.subscriptions import COLUMNS, from_row, has_address
 from servicekit.database import Run
 from servicekit.statements import Statement
 
@@ -23,7 +23,7 @@ def _find(lock: str) -> Statement:
             CROSS JOIN (SELECT id, name FROM lists WHERE tenant_id = :tenant_id ORDER BY id) wanted
             CROSS JOIN LATERAL (
                 SELECT {COLUMNS} FROM subscriptions
-                WHERE tenant_id = :tenant_id AND list_id = wanted.id AND address_key = person.address_key LIMIT 1 {lock}
+                WHERE tenant_id = :tenant_id AND {has_address("person.address_key", "wanted.id")} LIMIT 1 {lock}
             ) present
         ) found ON true
         """

@@ -17,7 +17,6 @@ from servicekit.database import Run
 from servicekit.identifiers import uuid7
 from servicekit.statements import Statement
 
-_HERE = "tenant_id = :tenant_id AND list_id = :list_id"
 # Named one by one: a prepared statement with * would break in old processes when a newer revision adds a column.
 COLUMNS = (
     "tenant_id, list_id, id, address_key, address, standing, generation, preferences, confirmed_at, pending_since, "
@@ -29,14 +28,23 @@ def _find(where: str, lock: str = "") -> Statement:
     # One row comes back even where there is no subscription, because the time is asked for too.
     return Statement(
         f"""
-        WITH found AS (SELECT {COLUMNS} FROM subscriptions WHERE {_HERE} AND {where} {lock})
+        WITH found AS (SELECT {COLUMNS} FROM subscriptions WHERE tenant_id = :tenant_id AND {where} {lock})
         SELECT clock.now, found.* FROM (SELECT messmail_now() AS now) clock LEFT JOIN found ON true
         """
     )
 
 
-_BY_ADDRESS, _BY_ADDRESS_LOCKED = (_find("address_key = :address_key", lock) for lock in ("", "FOR UPDATE"))
-_BY_ID, _BY_ID_LOCKED = (_find("id = :id", lock) for lock in ("", "FOR UPDATE"))
+def has_address(address_key: str, list_id: str) -> str:
+    """Writes the condition that somebody on a list has an address, so that it is looked for in the index of addresses.
+
+    Compared as text, the list cannot be looked for in the primary key. That begins with tenant and list: while a list
+    grows, the planner takes a whole list for one row, and would now and then read all of it for one address.
+    """
+    return f"address_key = {address_key} AND list_id::text = CAST({list_id} AS uuid)::text"
+
+
+_BY_ADDRESS, _BY_ADDRESS_LOCKED = (_find(has_address(":address_key", ":list_id"), lock) for lock in ("", "FOR UPDATE"))
+_BY_ID, _BY_ID_LOCKED = (_find("list_id = :list_id AND id = :id", lock) for lock in ("", "FOR UPDATE"))
 # Each address is looked up by itself (LATERAL with LIMIT): as long as a table has no statistics, the planner would
 # rather read the whole list, once for each page of an import.
 _BY_ADDRESSES_LOCKED = Statement(
@@ -44,7 +52,8 @@ _BY_ADDRESSES_LOCKED = Statement(
     SELECT clock.now, found.* FROM (SELECT messmail_now() AS now) clock LEFT JOIN (
         SELECT present.* FROM unnest(CAST(:address_keys AS text[])) AS wanted (address_key)
         CROSS JOIN LATERAL (
-            SELECT {COLUMNS} FROM subscriptions WHERE {_HERE} AND address_key = wanted.address_key LIMIT 1 FOR UPDATE
+            SELECT {COLUMNS} FROM subscriptions
+            WHERE tenant_id = :tenant_id AND {has_address("wanted.address_key", ":list_id")} LIMIT 1 FOR UPDATE
         ) present
     ) found ON true
     """
@@ -105,7 +114,8 @@ _REPLACE = Statement(
     """
 )
 _SET_PREFERENCES = Statement(
-    f"UPDATE subscriptions SET preferences = CAST(:preferences AS jsonb) WHERE {_HERE} AND id = :id"
+    "UPDATE subscriptions SET preferences = CAST(:preferences AS jsonb) "
+    "WHERE tenant_id = :tenant_id AND list_id = :list_id AND id = :id"
 )
 
 
