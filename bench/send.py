@@ -1,8 +1,9 @@
 """`make bench-send`: mails a second of a whole send job, against Postfix's smtp-source, in C, into the same smtp-sink.
 
 Each round measures smtp-source, a loop of aiosmtplib, and then Messmail: a job made through REST for confirmed members,
-with consent asked for each group, and every service, worker and PostgreSQL on this machine. What slows the machine
-slows all three; the ratios are medians over the rounds. A round counts only if sink, ledger and audience agree.
+with consent asked and permits leased for each group, and every service, worker and PostgreSQL on this machine. What
+slows the machine slows all three; the ratios are medians over the rounds. A round counts only if sink, ledger and
+audience agree.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ _TIMES = """
 """
 # Members beyond the first are copies of one that was imported, each with its line in the consent log.
 _IMPORTED = 2_000
+_PACE = "100000"
 _COPIED_AT_ONCE = 100_000
 _COPY_MEMBERS = """
     WITH added AS (
@@ -105,6 +107,9 @@ class Tenant:
             "clients", "create", "--tenant", self._id, "--usage", "tenant_api",
             "--scope", "newsletter:send.write", "--scope", "newsletter:send.read",
         )  # fmt: skip
+        # No limit that is reached, but limits: permits are leased for every group.
+        for scope, of in (("tenant", ("--tenant", self._id)), ("esp-account", ())):
+            installation.command("limits", "set-sending", "--scope", scope, *of, "--mails-per-second", _PACE)
 
     def new_list(self, members: int) -> str:
         """Makes a list and imports members whose consent is proven."""

@@ -67,8 +67,12 @@ class Endpoint:
         # Under the OAuth rules the header carries the client's credentials, which become fields of the message.
         authorization = "" if self._face.oauth else request.headers.get("authorization", "")
         if not authorization:
-            # The service would say the same; but nobody without a token shall make us read a body first.
-            authorize(self._access, None)
+            try:
+                authorize(self._access, None)
+            except MessmailError:
+                # Nobody without a token shall make us read a body. The service says the same, and writes it down.
+                await self._call(self._reader.empty(), request, "")
+                raise
         return await self._reader.read(request, path_fields), authorization
 
     async def _answer(self, message: Message, authorization: str, request: HttpRequest) -> Answer:

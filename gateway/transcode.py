@@ -34,6 +34,10 @@ class RequestReader:
         self._ignored = frozenset(route.face.ignored_form_fields)
         self._accepted = accepted_types(route)
 
+    def empty(self) -> Message:
+        """Returns a request that says nothing."""
+        return self._message()
+
     async def read(self, request: HttpRequest, path_fields: Mapping[str, str]) -> Message:
         """Reads a request; raises MessmailError, with every field that is wrong (the first 20)."""
         route, message = self._route, self._message()

@@ -76,12 +76,14 @@ class GatewaySettings(MutualTlsSettings):
     @field_validator("gateway_trusted_proxies")
     @classmethod
     def _name_proxies(cls, value: str) -> str:
-        """Refuses what is no address: "*" would believe every caller, and a name would never be matched."""
+        """Refuses what is no address, and all of them: every caller would be believed; a name would never match."""
         for name in filter(None, value.split(",")):
             try:
-                ip_network(name.strip())
+                network = ip_network(name.strip())
             except ValueError:
                 raise ValueError("write IP addresses and networks, separated by commas: 10.0.0.7, fd00::/8") from None
+            if network.prefixlen == 0:
+                raise ValueError("name the proxies only: a network of all addresses would believe every caller")
         return value
 
     @field_validator("send_engine_address")

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from member_center.records.installation import OPERATOR
 from member_center.storage import suppressions as suppression_store
+from servicekit.audit import AuditLog, Event
 from servicekit.database import Database
 from servicekit.keyring import MasterKeys
 
@@ -34,15 +35,17 @@ class HashPads:
 class AddressHashes:
     """The hashes of one installation."""
 
-    def __init__(self, database: Database, master_keys: MasterKeys) -> None:
+    def __init__(self, database: Database, master_keys: MasterKeys, audit: AuditLog) -> None:
         self._database = database
         self._master_keys = master_keys
+        self._audit = audit
 
     def create_missing(self) -> None:
         """Makes the key of an installation that has none. Safe from several processes at once."""
         with self._database.tenant(OPERATOR) as connection:
             if suppression_store.read_key(connection) is None:
                 suppression_store.add_key(connection, self._master_keys.encrypt(os.urandom(_KEY_BYTES)))
+                self._audit.append(connection, Event("keys_made", {"ring": "address_hashes"}))
 
     def reencrypt(self) -> int:
         """Encrypts the key under the first master key, and returns how many there are."""

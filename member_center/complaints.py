@@ -54,7 +54,7 @@ class Complaints:
                 )
             after = rule(before)
             if after != before:
-                entry = LogEntry(Through.OPERATOR, now, evidence, consent.TEXT_VERSION)
+                entry = LogEntry(Through.OPERATOR, now, evidence)
                 subscription_store.replace(transaction.finish, [consent.change(before, after, now)], entry)
         return consent.status_at(after, now)
 

@@ -42,12 +42,13 @@ class Imports:
         readable, rejected = _read(rows)
         with self._database.brief(found.tenant_id) as transaction:
             run = transaction.run
+            suppression_store.hold_off_erasures(run, found.tenant_id)
             now, known = subscription_store.lock_by_addresses(run, found.tenant_id, found.id, list(readable))
             hashes = {key: self._hashes.hash(found.tenant_id, key) for key in readable}
             held = suppression_store.read_suppressed(run, found.tenant_id, found.id, list(hashes.values()))
             suppressed = {key for key, hashed in hashes.items() if hashed in held}
             new, changed = _admit_all(found, readable, known, suppressed, proven, now)
-            entry = LogEntry(Through.IMPORT, now, evidence, consent.TEXT_VERSION)
+            entry = LogEntry(Through.IMPORT, now, evidence)
             # Who is not among the added subscribed in the meantime.
             imported = len(subscription_store.add(run, new, entry)) + len(changed)
             subscription_store.replace(run, changed, entry)

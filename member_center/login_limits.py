@@ -17,6 +17,7 @@ from member_center.oauth import read_client_id
 from member_center.records.installation import Limits
 from member_center.storage.windows import Window
 from servicekit.access import Caller
+from servicekit.audit import AuditLog, Event
 from servicekit.errors import MessmailError, Reason
 
 _MINUTE = 60
@@ -25,9 +26,10 @@ _MINUTE = 60
 class LoginLimits:
     """Counts failed authentications, and the calls of those that succeed."""
 
-    def __init__(self, counting: Counting, in_force: Callable[[], Limits]) -> None:
+    def __init__(self, counting: Counting, in_force: Callable[[], Limits], audit: AuditLog) -> None:
         self._counting = counting
         self._in_force = in_force
+        self._audit = audit
 
     @contextmanager
     def attempt(self, caller: Caller, client_id: str) -> Iterator[None]:
@@ -40,7 +42,12 @@ class LoginLimits:
         client = read_client_id(client_id).bytes + network
         failures = self._window("failed_logins_per_client_and_ip_per_minute", client)
         calls = self._window("calls_per_client_per_minute", b"token" + client)
-        self._counting.admit([replace(failures, is_counted=False), calls])
+        try:
+            self._counting.admit([replace(failures, is_counted=False), calls])
+        except MessmailError as error:
+            # Whose id a stranger typed is not written down.
+            self._audit.record(Event.of_caller("client_authentication_limited", limit=error.metadata["limit"]))
+            raise
         try:
             yield
         except MessmailError as error:

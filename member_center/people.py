@@ -54,6 +54,7 @@ class People:
         address_hash = self._hashes.hash(tenant_id, address.key)
         with self._database.tenant(tenant_id) as connection:
             check_tenant(connection, tenant_id)
+            suppression_store.erase_alone(connection, tenant_id)
             erased = people_store.remove(connection, tenant_id, address.key)
             suppression_store.put(
                 connection, tenant_id, address_hash, None, SuppressionScope.NEWSLETTER, SuppressionReason.ERASED

@@ -185,8 +185,11 @@ class Subscriptions:
     ) -> tuple[datetime, Subscription] | None:
         """Stores that somebody asked; returns the time and the subscription afterwards, None if another was quicker."""
         run, tenant_id = transaction.run, found.tenant_id
+        if evidence.text:
+            suppression_store.hold_off_erasures(run, tenant_id)
         now, before = subscription_store.find_by_address(run, tenant_id, found.id, address.key, lock=True)
-        entry = LogEntry(Through.SUBSCRIBE, now, evidence, consent.TEXT_VERSION)
+        text_version = "" if evidence.text else consent.TEXT_VERSION
+        entry = LogEntry(Through.SUBSCRIBE, now, evidence, text_version)
         known = before or Subscription(tenant_id, found.id, uuid4(), address.key, address.address)
         if evidence.text:
             is_suppressed = self._is_suppressed(run, found.id, known)

@@ -17,7 +17,7 @@ from member_center.tenants import check_tenant
 from servicekit.addresses import EmailAddress
 from servicekit.audit import AuditLog, Event
 from servicekit.database import Database
-from servicekit.errors import MessmailError, Reason
+from servicekit.errors import MessmailError, Reason, invalid_field
 
 
 class Suppressions:
@@ -57,11 +57,16 @@ class Suppressions:
         return page_of(found, page_size, lambda suppression: (suppression.created_at, suppression.id))
 
     def remove(self, tenant_id: UUID, suppression_id: UUID) -> None:
-        """Lifts a suppression; raises SUPPRESSION_NOT_FOUND."""
+        """Lifts a suppression; raises SUPPRESSION_NOT_FOUND, and INVALID_FIELD for that of an erased person."""
         with self._database.tenant(tenant_id) as connection:
-            if not suppression_store.remove(connection, tenant_id, suppression_id):
+            reason = suppression_store.remove(connection, tenant_id, suppression_id)
+            if reason is None:
                 raise MessmailError(
                     Reason.ERROR_REASON_SUPPRESSION_NOT_FOUND, "suppression_id: the tenant has no such suppression"
+                )
+            if reason is SuppressionReason.ERASED:
+                raise invalid_field(
+                    "suppression_id", "the person was erased, and comes back only by confirming with a mailed link"
                 )
             self._audit.append(connection, _event("suppression_removed", tenant_id, suppression_id))
 

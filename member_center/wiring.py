@@ -121,7 +121,7 @@ def _start(settings: MemberCenterSettings, tls: MutualTls | None, opened: ExitSt
     signing_keys, link_keys = SigningKeys(database, master_keys, audit), StoredLinkKeys(database, master_keys, audit)
     signing_keys.create_missing()
     link_keys.create_missing()
-    hashes = AddressHashes(database, master_keys)
+    hashes = AddressHashes(database, master_keys, audit)
     hashes.create_missing()
     # What no master key fits is told now, and not by the first call.
     signing_keys.signing()
@@ -137,7 +137,7 @@ def _start(settings: MemberCenterSettings, tls: MutualTls | None, opened: ExitSt
     public = MemberCenterServicer(
         oauth,
         signing_keys,
-        LoginLimits(counting, limiter.in_force),
+        LoginLimits(counting, limiter.in_force, audit),
         Subscriptions(database, lists, links, limiter, hashes),
         MemberPreferences(database, lists, limiter),
         PreferenceCenters(database, lists, links, limiter),

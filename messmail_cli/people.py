@@ -52,7 +52,10 @@ def export(
         facts["deliveries"] = [facts_of(one) for one in found.deliveries]
     if output is None:
         return Answer(facts, json.dumps(facts, ensure_ascii=False, indent=2))
-    with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+    with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as file:
+        # A file that was there before is nobody else's to read from now on, either.
+        os.fchmod(file.fileno(), 0o600)
+        file.truncate()
         json.dump(facts, file, ensure_ascii=False, indent=2)
     return Answer({"file": str(output)}, f"Wrote {output}")
 

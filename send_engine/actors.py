@@ -6,8 +6,11 @@ result, and no time limit interrupts a send. Rings that fail are left to the swe
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
 
 import dramatiq
 import redis
@@ -27,7 +30,8 @@ _HEARTBEAT_MILLISECONDS = 20_000
 _SOCKET_SECONDS = 1.0
 # The Redis broker asks for rings, growing slower up to this while there are none.
 _POLL_MILLISECONDS = 200
-# After a failed ring the broker is left alone for a while: callers of ours wait for each attempt.
+# So long a caller of ours waits for a ring; after a failed one the broker is left alone for a while.
+_RING_SECONDS = 1.0
 _SILENT_SECONDS = 5.0
 
 _log = structlog.get_logger()
@@ -41,19 +45,36 @@ class Doorbell:
         self.broker = _open_broker(broker_url)
         self._silent_until = 0.0
         self._actors = {lane: self._declare(lane, answer) for lane in Lane}
+        self._wanted: SimpleQueue[tuple[Lane, Future[None]] | None] = SimpleQueue()
+        threading.Thread(target=self._ring_for_others, name="ring", daemon=True).start()
 
     def ring(self, lane: Lane) -> bool:
-        """Rings for a lane, and tells whether the broker took it. Never raises."""
+        """Rings for a lane, and tells whether the broker took it, within a second. Never raises."""
         if time.monotonic() < self._silent_until:
             return False
+        rung = Future[None]()
+        self._wanted.put((lane, rung))
         try:
-            self._actors[lane].send()
+            rung.result(_RING_SECONDS)
         except Exception as error:
+            rung.cancel()
             # Each broker, and each way in which one can be away, has exceptions of its own.
             self._silent_until = time.monotonic() + _SILENT_SECONDS
             _log.warning("ring.failed", lane=lane.value, error=type(error).__name__)
             return False
         return True
+
+    def _ring_for_others(self) -> None:
+        # A thread of its own: a client of a broker that hangs may wait for minutes, and nobody else shall.
+        while wanted := self._wanted.get():
+            lane, rung = wanted
+            if rung.set_running_or_notify_cancel():
+                try:
+                    self._actors[lane].send()
+                except Exception as error:
+                    rung.set_exception(error)
+                else:
+                    rung.set_result(None)
 
     def listen(self, threads: int) -> Worker:
         """Starts the threads that answer rings."""
@@ -65,6 +86,7 @@ class Doorbell:
 
     def close(self) -> None:
         """Closes the connections to the broker."""
+        self._wanted.put(None)
         self.broker.close()
         if isinstance(self.broker, RedisBroker):
             self.broker.client.close()

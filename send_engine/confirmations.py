@@ -31,6 +31,8 @@ from servicekit.errors import MessmailError
 PAGE_SIZE = 100
 LEASE_SECONDS = 60
 POLL_SECONDS = 0.25
+# What Member Center takes in one call.
+ACKNOWLEDGED_AT_ONCE = 500
 _LONGEST_REST_SECONDS = 2.0
 # No confirmation is begun so late that its lease could end under way.
 _SEND_SECONDS = LEASE_SECONDS / 2
@@ -134,9 +136,9 @@ class Confirmations:
         lapsed = time.monotonic() - LEASE_SECONDS
         for esp, mails in self._under_way.items():
             self._under_way[esp] = {mail: leased_at for mail, leased_at in mails.items() if leased_at > lapsed}
-        if self._results:
-            self._recipients.acknowledge_confirmations(self._results)
-            self._results = []
+        while self._results:
+            self._recipients.acknowledge_confirmations(self._results[:ACKNOWLEDGED_AT_ONCE])
+            del self._results[:ACKNOWLEDGED_AT_ONCE]
 
     def _compose(self, leased: Sequence[ConfirmationMail]) -> Iterator[_Made]:
         """Composes mails; those of which none can be made have failed."""

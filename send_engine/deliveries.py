@@ -41,6 +41,8 @@ GIVE_UP_SECONDS = 24 * 3600.0
 FIRST_RETRY_SECONDS = 30.0
 LONGEST_RETRY_SECONDS = 3600.0
 TURN_SECONDS = 0.5
+# A job may be stopped for so long before the next look at it tells.
+BLIND_SECONDS = 0.9
 # About as large as those that are planned.
 HELD_BATCH_SIZE = 1000
 # Recipients over whom a worker was lost are tried in a smaller group, and after a second loss each alone, in a process
@@ -165,8 +167,12 @@ class HeldBatch:
         return time.monotonic() >= self._leased_until
 
     def must_stop(self) -> bool:
-        """Tells whether no further mail may be begun: the job was stopped, or the lease is over. Costs nothing."""
-        return self._stopped or self.lease_is_over
+        """Tells whether no further mail may be begun: the job was stopped, the lease is over, or nobody could look.
+
+        Costs nothing. Without a look the job may have been stopped, and that must bite within a second.
+        """
+        now = time.monotonic()
+        return self._stopped or now >= self._leased_until or now > self._looked_at + BLIND_SECONDS
 
     def settle_lapse(self, order: SendOrder) -> None:
         """Settles the rows that a lost worker left marked. Raises BatchLostError.

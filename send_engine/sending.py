@@ -357,5 +357,5 @@ def _try_to_look(held: HeldBatch) -> None:
     try:
         held.look(LOOK_SECONDS)
     except MessmailError:
-        # Without the database nobody can take the batch either; the lease ends by our own clock.
+        # After a moment without a look no further mail is begun (must_stop).
         _log.warning("batch.cannot_look", batch=str(held.claim.batch_id))

@@ -50,7 +50,12 @@ _KEY_BYTES = 32
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Beyond so many alike at once, only their number is written: whoever guesses must not be able to fill the disk.
 _MOST_ALIKE = 100
-_REPEATED = {"call_refused", "client_authentication_failed", "client_unauthorized"}
+_REPEATED = {
+    "call_refused",
+    "client_authentication_failed",
+    "client_authentication_limited",
+    "client_unauthorized",
+}
 
 _log = structlog.get_logger()
 

@@ -110,12 +110,15 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """What the lines of the consent log have in common that are written together."""
+    """What the lines of the consent log have in common that are written together.
+
+    text_version is the edition of our text that the person acts on; empty where the person read none of it.
+    """
 
     through: Through
     at: datetime
     evidence: Evidence
-    text_version: str
+    text_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,23 @@ _SUPPRESSED = Statement(
 )
 
 
+# Held together by all who bring people in on what they read here, and alone by whoever erases: so nobody is brought in
+# on what was read before the erasure.
+_ERASURES = "hashtextextended('messmail erasures ' || CAST(:tenant_id AS text), 0)"
+_HOLD_OFF_ERASURES = Statement(f"SELECT pg_advisory_xact_lock_shared({_ERASURES})")
+_ERASE_ALONE = sa.text(f"SELECT pg_advisory_xact_lock({_ERASURES})")
+
+
+def hold_off_erasures(run: Run, tenant_id: UUID) -> None:
+    """Lets nobody at a tenant be erased until the transaction ends; waits for an erasure under way."""
+    run(_HOLD_OFF_ERASURES, {"tenant_id": str(tenant_id)})
+
+
+def erase_alone(connection: Connection, tenant_id: UUID) -> None:
+    """Waits for those who hold erasures off, and lets nobody else do so until the transaction ends."""
+    connection.execute(_ERASE_ALONE, {"tenant_id": str(tenant_id)})
+
+
 def read_key(connection: Connection) -> bytes | None:
     """Reads the installation's key of the hashes, encrypted, in the operator's transaction; None before the first."""
     found: bytes | None = connection.execute(sa.select(address_hash_keys.c.encrypted_key)).scalar_one_or_none()
@@ -102,11 +119,12 @@ def read_page(
     return [_from_row(row) for row in connection.execute(query)]
 
 
-def remove(connection: Connection, tenant_id: UUID, suppression_id: UUID) -> bool:
-    """Removes a suppression, and tells whether there was one."""
+def remove(connection: Connection, tenant_id: UUID, suppression_id: UUID) -> SuppressionReason | None:
+    """Removes a suppression, and returns why there was one; None when there was none."""
     c = suppressions.c
-    ended = connection.execute(sa.delete(suppressions).where(c.tenant_id == tenant_id, c.id == suppression_id))
-    return ended.rowcount > 0
+    ended = sa.delete(suppressions).where(c.tenant_id == tenant_id, c.id == suppression_id).returning(c.reason)
+    reason = connection.execute(ended).scalar_one_or_none()
+    return None if reason is None else SuppressionReason(reason)
 
 
 def _from_row(row: sa.Row[Any]) -> Suppression:

@@ -69,4 +69,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         part = share()
         names = ", ".join(sorted(f"`{one.nodeid.rpartition('::')[2]}`" for one in failed)) or "none"
         said = f"Run with a share of {part:g} of the full counts, in {minutes:.0f} minutes. Tests that failed: {names}."
+        if skipped := terminalreporter.stats.get("skipped"):
+            said += f" Not run on that machine: {len(skipped)} tests, so their rows are missing."
         write(rows, claims, said)

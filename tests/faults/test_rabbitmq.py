@@ -1,4 +1,4 @@
-"""RabbitMQ as the broker of Send Engine and its workers: the same journey, and the same when it dies in the middle."""
+"""RabbitMQ as the broker of Send Engine and its workers: the same journey, and the same when it hangs or dies."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ PEOPLE = 800
 pytestmark = [pytest.mark.slow, pytest.mark.rabbitmq, pytest.mark.timeout(400)]
 
 
-def test_with_rabbitmq_as_broker_everybody_gets_one_mail_and_its_death_costs_none(
+def test_with_rabbitmq_as_broker_everybody_gets_one_mail_and_its_faults_cost_none(
     ground: ProvingGround, tmp_path: Path
 ) -> None:
     newsletter, audience = ground.audience(PEOPLE)
@@ -30,16 +30,20 @@ def test_with_rabbitmq_as_broker_everybody_gets_one_mail_and_its_death_costs_non
         wait_until(lambda: broker.listeners("messmail-bulk") == 2, "both workers at the doorbell")
         with grpc.insecure_channel(address) as channel:
             stub = send_engine_pb2_grpc.SendEngineStub(channel)
-            for dies in (False, True):
+            for fault in ("", "frozen", "dead"):
                 ground.sink.slow_down(0.02)
-                made = stub.CreateSendJob(request, metadata=(("authorization", f"Bearer {token}"),), timeout=30)
+                if fault == "frozen":
+                    broker.freeze(True)
+                # A ring that nobody takes holds no answer up.
+                made = stub.CreateSendJob(request, metadata=(("authorization", f"Bearer {token}"),), timeout=5)
                 with ground.watched(newsletter, audience, made.send_job.id) as job:
                     job.wait_sent(50)
-                    if dies:
+                    if fault == "dead":
+                        broker.freeze(False)
                         broker.kill()
                     ground.sink.script()
                     job.wait_completed(60)
                     counted = job.recount()
                 assert (counted.lost, counted.duplicates, counted.states) == ([], 0, {"sent": PEOPLE})
-                if not dies:
+                if not fault:
                     assert not any(process.has_logged("ring.failed") for process in (engine, *workers))

@@ -63,6 +63,10 @@ class RabbitMq:
             found = connection.channel().queue_declare(queue, passive=True)
             return int(found.method.consumer_count)
 
+    def freeze(self, frozen: bool) -> None:
+        """Stops the server, which then takes connections and says nothing, or lets it go on."""
+        os.killpg(self._server.pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+
     def kill(self) -> None:
         """Ends the server at once, and its port mapper."""
         for process in (self._server, self._mapper):

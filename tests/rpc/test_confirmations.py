@@ -9,7 +9,9 @@ from datetime import timedelta
 
 import pytest
 
-from send_engine import wiring
+from buf.validate import validate_pb2
+from messmail.member_center.v1 import member_center_feed_pb2 as feed_pb
+from send_engine import confirmations, wiring
 from tests.member_center_fixtures import ISSUER, Engines, MemberCenter, Newsletter, unique_address
 from tests.rig.proxy import CLEAR, Weather, fault_proxy
 from tests.send_engine_fixtures import Sink, wait_until
@@ -78,3 +80,24 @@ def test_a_sent_confirmation_that_member_center_could_not_be_told_of_is_told_lat
         member_center.subscribe(next_newsletter.list_id, follower)
         wait_until(lambda: outcome(member_center, next_newsletter) == "sent", "the next mail")
     assert sink.recipients() == [reader, follower]
+
+
+def test_more_results_than_one_call_takes_are_told_in_several(
+    engines: Engines, member_center: MemberCenter, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    field = feed_pb.AcknowledgeConfirmationMailsRequest.DESCRIPTOR.fields_by_name["results"]
+    assert field.GetOptions().Extensions[validate_pb2.field].repeated.max_items == confirmations.ACKNOWLEDGED_AT_ONCE
+    monkeypatch.setattr(confirmations, "ACKNOWLEDGED_AT_ONCE", 3)
+    newsletter = member_center.make_newsletter()
+    readers = {unique_address() for _ in range(10)}
+    sink.delay = 0.5
+    with (
+        fault_proxy(member_center.server.address) as network,
+        worker(engines, member_center, network.address, sink),
+    ):
+        for reader in readers:
+            member_center.subscribe(newsletter.list_id, reader)
+        wait_until(lambda: set(sink.recipients()) == readers, "the mails, most of which wait for their answer")
+        told = "SELECT count(*) FROM confirmation_mails WHERE list_id = %s AND outcome = 'sent'"
+        wait_until(lambda: member_center.rows(told, newsletter.list_id) == [(10,)], "the acknowledgements")
+    assert sorted(sink.recipients()) == sorted(readers)

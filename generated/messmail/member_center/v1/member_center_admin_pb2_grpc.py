@@ -235,7 +235,8 @@ class MemberCenterAdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveSuppression(self, request, context):
-        """Lifts a suppression. Answers SUPPRESSION_NOT_FOUND where that is so.
+        """Lifts a suppression. That of an erased person stays: such a person comes back only by confirming with a mailed link.
+        Answers SUPPRESSION_NOT_FOUND where that is so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

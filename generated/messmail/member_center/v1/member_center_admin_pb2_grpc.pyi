@@ -74,7 +74,9 @@ class MemberCenterAdminStub:
     TENANT_NOT_FOUND where that is so.
     """
     RemoveSuppression: _grpc.UnaryUnaryMultiCallable[_member_center_people_pb2.RemoveSuppressionRequest, _member_center_people_pb2.RemoveSuppressionResponse]
-    """Lifts a suppression. Answers SUPPRESSION_NOT_FOUND where that is so."""
+    """Lifts a suppression. That of an erased person stays: such a person comes back only by confirming with a mailed link.
+    Answers SUPPRESSION_NOT_FOUND where that is so.
+    """
     RecordComplaint: _grpc.UnaryUnaryMultiCallable[_member_center_people_pb2.RecordComplaintRequest, _member_center_people_pb2.RecordComplaintResponse]
     """Records that a person reported a mail of a list as unwanted: nothing but LiftComplaint brings them back to it. Answers
     LIST_NOT_FOUND, or SUBSCRIPTION_NOT_FOUND when the address was never on the list.
@@ -156,7 +158,9 @@ class MemberCenterAdminAsyncStub(MemberCenterAdminStub):
     TENANT_NOT_FOUND where that is so.
     """
     RemoveSuppression: _aio.UnaryUnaryMultiCallable[_member_center_people_pb2.RemoveSuppressionRequest, _member_center_people_pb2.RemoveSuppressionResponse]  # type: ignore[assignment]
-    """Lifts a suppression. Answers SUPPRESSION_NOT_FOUND where that is so."""
+    """Lifts a suppression. That of an erased person stays: such a person comes back only by confirming with a mailed link.
+    Answers SUPPRESSION_NOT_FOUND where that is so.
+    """
     RecordComplaint: _aio.UnaryUnaryMultiCallable[_member_center_people_pb2.RecordComplaintRequest, _member_center_people_pb2.RecordComplaintResponse]  # type: ignore[assignment]
     """Records that a person reported a mail of a list as unwanted: nothing but LiftComplaint brings them back to it. Answers
     LIST_NOT_FOUND, or SUBSCRIPTION_NOT_FOUND when the address was never on the list.
@@ -307,7 +311,9 @@ class MemberCenterAdminServicer(metaclass=_abc_1.ABCMeta):
         request: _member_center_people_pb2.RemoveSuppressionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_member_center_people_pb2.RemoveSuppressionResponse, _abc.Awaitable[_member_center_people_pb2.RemoveSuppressionResponse]]:
-        """Lifts a suppression. Answers SUPPRESSION_NOT_FOUND where that is so."""
+        """Lifts a suppression. That of an erased person stays: such a person comes back only by confirming with a mailed link.
+        Answers SUPPRESSION_NOT_FOUND where that is so.
+        """
 
     @_abc_1.abstractmethod
     def RecordComplaint(

@@ -566,7 +566,7 @@ class ConsentLogLine(_message.Message):
     evidence: _builtins.str
     """What the site, the import or the operator said of it."""
     text_version: _builtins.str
-    """The edition of the text that was agreed to."""
+    """The edition of the text that the person acted on. Empty where the person read none of it here, as in an import."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """When."""
