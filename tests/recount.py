@@ -91,6 +91,11 @@ class Ledger:
         with psycopg.connect(f"{self._server}/{database}") as connection:
             return connection.execute(query.encode(), arguments).fetchall()
 
+    def change(self, statement: str, database: str) -> None:
+        """Runs a statement that has no rows."""
+        with psycopg.connect(f"{self._server}/{database}") as connection:
+            connection.execute(statement.encode())
+
     def marked(self, job_id: str, worker: str | None = None) -> set[uuid.UUID]:
         """Returns the subscriptions of the job that are marked as sending and not yet recorded: those in flight.
 

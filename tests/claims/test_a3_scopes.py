@@ -18,6 +18,7 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from gateway.routes import Route, read_routes
 from gateway.wiring import SERVICES
 from member_center.oauth import INTERNAL_SCOPES, TENANT_SCOPES
+from messmail.audit.v1 import audit_pb2
 from messmail.member_center.v1 import member_center_admin_pb2 as admin_pb
 from messmail.member_center.v1 import member_center_feed_pb2, member_center_pb2
 from messmail.options.v1 import options_pb2
@@ -29,8 +30,8 @@ from tests.stack import Stack, unique_address
 pytestmark = pytest.mark.timeout(240)
 
 FILES = {
-    "member_center": (member_center_pb2, admin_pb, member_center_feed_pb2),
-    "send_engine": (send_engine_pb2, send_engine_admin_pb2),
+    "member_center": (member_center_pb2, admin_pb, member_center_feed_pb2, audit_pb2),
+    "send_engine": (send_engine_pb2, send_engine_admin_pb2, audit_pb2),
 }
 METHODS = [
     (part, method)

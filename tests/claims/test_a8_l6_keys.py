@@ -31,12 +31,13 @@ from tests.member_center_fixtures import Engines, MemberCenter, reason_of, runni
 from tests.send_engine_fixtures import Installation as SendEngine
 from tests.send_engine_fixtures import send_engine as send_engine
 from tests.send_engine_fixtures import send_engine_engines as send_engine_engines
-from tests.stack import Newsletter, Stack, wait_until
+from tests.stack import Client, Newsletter, Stack, wait_until
 
 pytestmark = pytest.mark.timeout(300)
 
 REMOVED_WITHIN = 30.0
 ROTATIONS = cases(5)
+SECRETS = cases(20, least=2)
 
 
 class Callers:
@@ -108,6 +109,41 @@ def test_a8_l6_no_good_token_or_link_is_refused_while_every_ring_rotates(stack: 
     used = sum(callers.used.values())
     hand_in_claim(record_property, ClaimRow("A8", "uses of tokens while keys rotate", 0, used, len(callers.failures)))
     hand_in_claim(record_property, ClaimRow("L6", "uses of tokens and links while all rings rotate", 0, used, 0))
+
+
+def test_l6_no_right_secret_is_refused_while_it_rotates(stack: Stack, record_property: object) -> None:
+    client, stop = stack.make_newsletter().client, threading.Event()
+    current, failures, asked = [client], list[str](), Counter[str]()
+
+    def ask() -> None:
+        while not stop.is_set():
+            one = current[-1]
+            try:
+                stack.access_token(one)
+                asked[one.client_secret] += 1
+            except Exception as error:
+                failures.append(repr(error))
+
+    callers = [threading.Thread(target=ask, daemon=True) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    for _ in range(SECRETS):
+        # The one before works on: whoever has not heard of the new one yet is not locked out.
+        newest = Client(client.client_id, stack.messmail("clients", "rotate", client.client_id)["client_secret"])
+        stack.access_token(current[-1])
+        current.append(newest)
+        wait_until(lambda newest=newest: asked[newest.client_secret] > 5, "tokens for the new secret", 60)  # type: ignore[misc]
+    stop.set()
+    for caller in callers:
+        caller.join(60)
+    assert failures == []
+    refused = stack.site.post_form(
+        "/oauth/token",
+        {"grant_type": "client_credentials", "client_id": client.client_id, "client_secret": client.client_secret},
+    )
+    assert refused.status == 401
+    what = "tokens asked for while the client's secret rotates"
+    hand_in_claim(record_property, ClaimRow("L6", what, 0, sum(asked.values()), len(failures)))
 
 
 def test_a8_a_key_that_is_taken_away_signs_nothing_that_is_accepted_within_30_s(

@@ -8,12 +8,14 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.json_format import MessageToDict
 
+from messmail.audit.v1 import audit_pb2
 from messmail.send_engine.v1 import send_engine_pb2 as pb
 from messmail.send_engine.v1 import send_engine_pb2_grpc
 from servicekit.errors import from_rpc_error
 from tests.claims_table import ClaimRow, cases, hand_in_claim
-from tests.stack import Newsletter, Stack, unique_address
+from tests.stack import Newsletter, Stack, unique_address, wait_until
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -54,6 +56,21 @@ def jobs_of(stack: Stack, newsletter: Newsletter) -> int:
     return len(exchange.answer["send_jobs"])
 
 
+def refusals_logged(stack: Stack) -> int:
+    """Counts the refusals of a tenant_id in Send Engine's audit log, also those of which only the number is kept."""
+    count = before = 0
+    while True:
+        request = audit_pb2.ListAuditEventsRequest(before=before, page_size=1000)
+        page = stack.operator.send_engine_audit.ListAuditEvents(request)
+        for event in page.events:
+            facts = MessageToDict(event.facts)
+            if event.event == "call_refused" and facts["reason"] == "TENANT_MISMATCH":
+                count += int(facts.get("more_alike", 1))
+        if not page.more:
+            return count
+        before = page.events[-1].number
+
+
 def count_violations(
     stack: Stack, two: tuple[Newsletter, Newsletter], fields: Callable[[int], dict[str, str]], right: tuple[int, str]
 ) -> tuple[int, int]:
@@ -75,8 +92,12 @@ def test_a_tenant_id_that_is_not_the_tokens_is_refused_and_no_job_is_made(
         tenant = theirs.tenant_id if turn % 4 < 3 else str(uuid.uuid4())
         return {"tenant_id": tenant, "list_id": (mine, theirs)[turn % 3 == 0].list_id}
 
+    before = refusals_logged(stack)
     run, violations = count_violations(stack, two, fields, (403, "TENANT_MISMATCH"))
-    what = "send jobs with the tenant_id of another tenant: 403, 0 jobs"
+    # Recorded is what was refused, within a moment.
+    wait_until(lambda: refusals_logged(stack) >= before + run, "the audit log")
+    violations += refusals_logged(stack) - before - run
+    what = "send jobs with the tenant_id of another tenant: 403, in the audit log, 0 jobs"
     hand_in_claim(record_property, ClaimRow("T2", what, FULL, run, violations))
     assert violations == 0
 

@@ -6,12 +6,15 @@ The matrix is read from the contract: a new RPC is in it, and a new field that n
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import time
 import urllib.parse
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from email import message_from_bytes
 from http.client import HTTPConnection
 from typing import Any
 
@@ -27,6 +30,7 @@ from gateway.json_writer import json_writer
 from gateway.routes import Route, read_routes
 from gateway.transcode import accepted_types
 from gateway.wiring import SERVICES
+from messmail.audit.v1 import audit_pb2
 from messmail.member_center.v1 import member_center_admin_pb2, member_center_feed_pb2
 from messmail.send_engine.v1 import send_engine_admin_pb2
 from messmail.send_engine.v1 import send_engine_pb2 as se
@@ -41,7 +45,7 @@ NAMES = {
     "list_id": ("list", "job", "client"),
     "id": ("job", "list", "delivery"),
     "tenant_id": ("tenant",),
-    "token": ("confirm link", "unsubscribe link", "preferences link"),
+    "token": ("confirm link", "mailed confirm link", "unsubscribe link", "one-click link", "preferences link"),
     "leave_list_id": ("list",),
     "client_id": ("client",),
     "delivery_ids": ("delivery",),
@@ -57,11 +61,13 @@ INTERNAL = [
         member_center_admin_pb2.DESCRIPTOR.services_by_name["MemberCenterAdmin"],
         member_center_feed_pb2.DESCRIPTOR.services_by_name["MemberCenterFeed"],
         send_engine_admin_pb2.DESCRIPTOR.services_by_name["SendEngineAdmin"],
+        audit_pb2.DESCRIPTOR.services_by_name["AuditLog"],
     )
     for rpc in service.methods
 ]
 ROUTES = {route.rpc.name: route for service in SERVICES.values() for route in read_routes(service)}
 CELLS = [(rpc, name) for rpc in PUBLIC for name in NAMES if name in rpc.input_type.fields_by_name]
+DATABASES = ("member_center", "send_engine")
 # Each looks for one thing, and is called so often for theirs and for nothing.
 LOOKS_FOR_ONE = ("GetSendJob", "ListDeliveries", "CancelSendJob", "CreateSendJob", "Subscribe")
 TIMED = [rpc for rpc in PUBLIC if rpc.name in LOOKS_FOR_ONE]
@@ -85,9 +91,9 @@ class House:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.ledger = Ledger(stack)
-        self._tables = {database: self._tables_of(database) for database in ("member_center", "send_engine")}
+        self._tables = {database: self._tables_of(database) for database in DATABASES}
         self.mine, self.theirs = self._tenant(), self._tenant()
-        addresses = {"member_center": stack.ready["member_center"], "send_engine": stack.ready["send_engine"]}
+        addresses = {name: stack.ready[name] for name in DATABASES} | {"audit": stack.ready["member_center"]}
         self._channels = {name: grpc.insecure_channel(address) for name, address in addresses.items()}
 
     def _tenant(self) -> Tenant:
@@ -103,6 +109,7 @@ class House:
         job = stack.site.post_json("/api/send-jobs", body, token).answer["id"]
         stack.wait_for_job(job, token)
         mail = stack.mailbox.content(stack.mailbox.wait_for(email))["Text"]
+        one_click = str(message_from_bytes(stack.mailbox.raw(stack.mailbox.wait_for(email)))["List-Unsubscribe"])
         member = {"list_id": newsletter.list_id, "email": unique_address()}
         confirm = stack.site.post_json("/newsletter/subscribe", member).answer
         leave = stack.site.post_json("/newsletter/unsubscribe-token", member).answer
@@ -120,8 +127,10 @@ class House:
             "job": job,
             "delivery": delivery["delivery_id"],
             "confirm link": confirm["confirm_token"],
+            "mailed confirm link": link_in(stack.mailbox.content(stack.mailbox.wait_for(member["email"]))["Text"]),
             "unsubscribe link": leave["unsubscribe_token"],
-            "preferences link": mail.partition("/newsletter/preference-center?token=")[2].split()[0],
+            "one-click link": link_in(one_click),
+            "preferences link": link_in(mail),
         }
         return Tenant(newsletter, email, token, things)
 
@@ -204,12 +213,35 @@ class House:
         for channel in self._channels.values():
             channel.close()
 
+    @contextmanager
+    def without_row_level_security(self) -> Iterator[None]:
+        """Takes the fence of the databases away for a while: what is left is the statements' own."""
+        fenced = "SELECT oid::regclass::text FROM pg_class WHERE relrowsecurity"
+        tables = {name: [table for (table,) in self.ledger.rows(fenced, database=name)] for name in DATABASES}
 
-@pytest.fixture(scope="module")
-def house(stack: Stack) -> Iterator[House]:
+        def switch(how: str) -> None:
+            for database, names in tables.items():
+                for table in names:
+                    self.ledger.change(f"ALTER TABLE {table} {how} ROW LEVEL SECURITY", database)
+
+        switch("DISABLE")
+        try:
+            yield
+        finally:
+            switch("ENABLE")
+
+
+@pytest.fixture(scope="module", params=["all fences", "no row level security"])
+def house(stack: Stack, request: pytest.FixtureRequest) -> Iterator[House]:
     made = House(stack)
-    yield made
+    with made.without_row_level_security() if request.param == "no row level security" else nullcontext():
+        yield made
     made.close()
+
+
+def link_in(text: str) -> str:
+    """Returns the token of the first link in a text."""
+    return re.split(r"[\s>]", text.partition("token=")[2])[0]
 
 
 def unknown(name: str) -> str:

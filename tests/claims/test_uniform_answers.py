@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from tests.claims_table import ClaimRow, hand_in_claim
 from tests.gateway_fixtures import RestAnswer, RestClient, running_gateway_of
 from tests.member_center_fixtures import MemberCenter, Newsletter, counted_commits, reason_of, unique_address
 
+KINDS = ("unknown", "pending", "expired", "confirmed", "unsubscribed", "complained", "suppressed", "held", "erased")
 UNKNOWN_LIST = "00000000-0000-4000-8000-000000000000"
 
 
@@ -24,12 +26,11 @@ def rest(member_center: MemberCenter, tmp_path_factory: pytest.TempPathFactory) 
         yield client
 
 
-def addresses(center: MemberCenter, newsletter: Newsletter) -> dict[str, str]:
-    """Makes an address in every state that the system can know one in."""
-    kinds = ("unknown", "pending", "expired", "confirmed", "unsubscribed", "complained", "suppressed", "held", "erased")
-    found = {kind: unique_address(kind) for kind in kinds}
+def addresses(center: MemberCenter, newsletter: Newsletter, weeks: int = 1) -> dict[str, str]:
+    """Makes an address in every state that the system can know one in; the clock is so many weeks on then."""
+    found = {kind: unique_address(kind) for kind in KINDS}
     center.subscribe(newsletter.list_id, found["expired"])
-    center.set_clock(timedelta(days=8))
+    center.set_clock(timedelta(days=8 * weeks))
     center.subscribe(newsletter.list_id, found["pending"])
     for kind in ("confirmed", "unsubscribed", "complained", "suppressed", "erased"):
         center.add_member(newsletter, found[kind])
@@ -74,11 +75,11 @@ def test_an_answer_is_the_same_whatever_is_known_of_the_address(
     member_center: MemberCenter, rest: RestClient, clock: object, record_property: object
 ) -> None:
     newsletter = member_center.make_newsletter()
-    found = addresses(member_center, newsletter)
+    # Each call gets addresses of its own: after a subscribe nobody is unknown any more.
     seen = {
         (name, kind): (answer.status, shape(answer.json))
-        for name, call in calls_of(rest, newsletter.list_id).items()
-        for kind, email in found.items()
+        for weeks, (name, call) in enumerate(calls_of(rest, newsletter.list_id).items(), 1)
+        for kind, email in addresses(member_center, newsletter, weeks).items()
         for answer in [call(email)]
     }
     odd = [(name, kind) for (name, kind), answer in seen.items() if answer != seen[name, "unknown"]]
@@ -91,7 +92,6 @@ def test_an_answer_costs_the_same_commits_whatever_is_known_of_the_address(
     member_center: MemberCenter, clock: object, record_property: object
 ) -> None:
     newsletter = member_center.make_newsletter()
-    found = addresses(member_center, newsletter)
     calls: dict[str, Callable[[str], object]] = {
         "subscribe": lambda email: member_center.subscribe(newsletter.list_id, email),
         "unsubscribe-token": lambda email: member_center.unsubscribe_token(newsletter.list_id, email),
@@ -102,7 +102,17 @@ def test_an_answer_costs_the_same_commits_whatever_is_known_of_the_address(
             pb.GetPreferencesRequest(list_id=newsletter.list_id, email=email)
         ),
     }
-    costs = {(name, kind): _cost(call, email) for name, call in calls.items() for kind, email in found.items()}
+    rounds = itertools.count(1)
+    costs: dict[tuple[str, str], int] = {}
+    for name, call in calls.items():
+        for _ in range(5):
+            # Lists and limits are read again every two seconds: what happened to cost that too is asked once more, of
+            # somebody new, for it is the first call that must tell nothing.
+            for kind, email in addresses(member_center, newsletter, next(rounds)).items():
+                if costs.get((name, kind)) != 1:
+                    costs[name, kind] = _cost(call, email)
+            if all(costs[name, kind] == 1 for kind in KINDS):
+                break
     odd = [key for key, cost in costs.items() if cost != 1]
     hand_in_claim(record_property, ClaimRow("T7", "same commits for every address", len(costs), len(costs), len(odd)))
     assert odd == []
@@ -116,12 +126,7 @@ def test_an_unknown_list_is_not_found_over_either_face(member_center: MemberCent
 
 
 def _cost(call: Callable[[str], object], email: str) -> int:
-    """Counts transactions. Lists and limits are read again every two seconds: the cheapest of a few calls has none."""
-    counts = []
-    for _ in range(3):
-        with counted_commits() as commits:
-            call(email)
-        counts.append(len(commits))
-        if counts[-1] == 1:
-            break
-    return min(counts)
+    """Counts the transactions of a call."""
+    with counted_commits() as commits:
+        call(email)
+    return len(commits)

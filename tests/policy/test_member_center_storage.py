@@ -14,6 +14,7 @@ from alembic.migration import MigrationContext
 from member_center import wiring
 from member_center.records.installation import OPERATOR
 from member_center.storage.tables import metadata
+from messmail.member_center.v1 import member_center_people_pb2 as people_pb
 from servicekit.database import Database
 from tests.member_center_fixtures import MemberCenter, Newsletter, unique_address
 from tests.member_center_fixtures import engines as engines
@@ -30,7 +31,7 @@ DISPATCH_COLUMNS = {
 }
 # What the owner may see of tenants' rows: only what is to be removed.
 UPKEEP = {"subscriptions", "confirmation_mails", "revocations"}
-PEOPLE = ("subscriptions", "consent_log", "confirmation_mails")
+PEOPLE = ("subscriptions", "consent_log", "confirmation_mails", "suppressions")
 T4 = pytest.mark.claim("T4", "row level security, by raw SQL: each role sees what it may, and nothing without a tenant")
 T5 = pytest.mark.claim(
     "T5", "rows that point across tenants, by raw SQL as the superuser: refused by every foreign key"
@@ -51,6 +52,15 @@ def two(member_center: MemberCenter) -> tuple[Newsletter, Newsletter]:
         newsletter = member_center.make_newsletter()
         member_center.make_client(newsletter.tenant_id)
         member_center.subscribe(newsletter.list_id, unique_address())
+        member_center.admin.AddSuppression(
+            people_pb.AddSuppressionRequest(
+                tenant_id=newsletter.tenant_id,
+                list_id=newsletter.list_id,
+                email=unique_address(),
+                scope=people_pb.SUPPRESSION_SCOPE_NEWSLETTER,
+                reason=people_pb.SUPPRESSION_REASON_MANUAL,
+            )
+        )
         made.append(newsletter)
     return made[0], made[1]
 

@@ -199,6 +199,7 @@ def test_a_row_cannot_point_across_tenants(database: Ledgerbase, two_tenants: tu
         ("batches", "send_jobs", "job_id"),
         ("deliveries", "batches", "batch_id"),
         ("idempotency_keys", "send_jobs", "job_id"),
+        ("error_windows", "send_jobs", "job_id"),
     ):
         with pytest.raises(psycopg.errors.ForeignKeyViolation):
             database.change(

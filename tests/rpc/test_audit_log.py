@@ -162,6 +162,38 @@ def test_tokens_and_refusals_are_logged(member_center: MemberCenter) -> None:
     assert "mail.example" not in json.dumps([MessageToDict(event) for event in page.events])
 
 
+def test_what_is_done_to_keys_and_tokens_is_logged(engines: Engines) -> None:
+    with running_member_center(engines) as center:
+        newsletter = center.make_newsletter()
+        client = center.make_client(newsletter.tenant_id)
+        secrets = {"client_id": client.client_id, "client_secret": client.client_secret}
+        issued = center.public.IssueToken(pb.IssueTokenRequest(grant_type="client_credentials", **secrets))
+        center.public.RevokeToken(pb.RevokeTokenRequest(token=issued.access_token, **secrets))
+        receiver = center.admin.CreateClient(
+            admin_pb.CreateClientRequest(
+                tenant_id=newsletter.tenant_id, usage=admin_pb.CLIENT_USAGE_WEBHOOK_OUTBOUND, scopes=[]
+            )
+        )
+        of_receiver = {"client_id": receiver.client_id, "client_secret": receiver.client_secret}
+        no_token = pb.IssueTokenRequest(grant_type="client_credentials", **of_receiver)
+        assert reason_of(lambda: center.public.IssueToken(no_token)) == "CLIENT_UNAUTHORIZED"
+        guess = pb.IssueTokenRequest(grant_type="client_credentials", client_id=client.client_id, client_secret="x")
+        for _ in range(11):
+            reason = reason_of(lambda: center.public.IssueToken(guess))
+        assert reason == "RATE_LIMITED"
+        made = center.admin.RotateKeys(admin_pb.RotateKeysRequest(ring=admin_pb.KEY_RING_LINKS)).key_ids
+        center.admin.RemoveKey(admin_pb.RemoveKeyRequest(ring=admin_pb.KEY_RING_LINKS, key_id=made[0]))
+        center.admin.ReencryptKeys(admin_pb.ReencryptKeysRequest())
+        wanted = {
+            *("token_revoked", "client_unauthorized", "client_authentication_limited"),
+            *("keys_rotated", "key_removed", "keys_reencrypted"),
+        }
+        wait_for(center, lambda found: {name for name, _ in found} >= wanted)
+        begun = [facts["ring"] for name, facts in events_of(center) if name == "keys_made"]
+        assert sorted(begun) == ["address_hashes", "links", "signing"]
+        assert ("keys_rotated", {"ring": "links", "key_ids": list(made)}) in events_of(center)
+
+
 def test_an_internal_caller_that_acts_for_a_tenant_is_logged(member_center: MemberCenter) -> None:
     newsletter = member_center.make_newsletter()
     desk = member_center.make_internal_client("internal:send")

@@ -21,6 +21,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from pydantic import ValidationError
 
 from member_center import wiring as member_center_wiring
+from messmail.audit.v1 import audit_pb2
 from messmail.member_center.v1 import member_center_admin_pb2, member_center_feed_pb2, member_center_pb2
 from messmail.send_engine.v1 import send_engine_admin_pb2, send_engine_pb2
 from send_engine import wiring as send_engine_wiring
@@ -34,10 +35,8 @@ from tests.rpc.gateway_under_test import ROOT, ready_address
 from tests.send_engine_fixtures import Sink, wait_until
 
 ALLOWED_NAMES = "gateway,send-engine,worker"
-CONTRACTS = (
-    *(member_center_pb2, member_center_admin_pb2, member_center_feed_pb2),
-    *(send_engine_pb2, send_engine_admin_pb2),
-)
+MEMBER_CENTER = (member_center_pb2, member_center_admin_pb2, member_center_feed_pb2, audit_pb2)
+SEND_ENGINE = (send_engine_pb2, send_engine_admin_pb2, audit_pb2)
 
 
 @dataclass
@@ -52,11 +51,11 @@ class Secured:
 
     def methods(self) -> Iterator[tuple[str, MethodDescriptor]]:
         """Every RPC, with the address that serves it."""
-        for contract in CONTRACTS:
-            server = self.member_center if "member_center" in contract.DESCRIPTOR.package else self.send_engine
-            for service in contract.DESCRIPTOR.services_by_name.values():
-                for method in service.methods:
-                    yield server.address, method
+        for server, contracts in ((self.member_center, MEMBER_CENTER), (self.send_engine, SEND_ENGINE)):
+            for contract in contracts:
+                for service in contract.DESCRIPTOR.services_by_name.values():
+                    for method in service.methods:
+                        yield server.address, method
 
 
 @pytest.fixture
