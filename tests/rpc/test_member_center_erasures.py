@@ -60,11 +60,9 @@ def test_nobody_is_brought_in_while_being_erased(
 
 def test_an_operator_does_not_lift_an_erasure(member_center: MemberCenter) -> None:
     newsletter, email = member_center.make_newsletter(), unique_address()
-    person = {"tenant_id": newsletter.tenant_id, "email": email}
-    member_center.admin.ErasePerson(people_pb.ErasePersonRequest(**person))
-    (kept,) = member_center.admin.ListSuppressions(people_pb.ListSuppressionsRequest(**person)).suppressions
+    member_center.admin.ErasePerson(people_pb.ErasePersonRequest(tenant_id=newsletter.tenant_id, email=email))
+    known = people_pb.ListSuppressionsRequest(tenant_id=newsletter.tenant_id, email=email)
+    (kept,) = member_center.admin.ListSuppressions(known).suppressions
     lift = people_pb.RemoveSuppressionRequest(tenant_id=newsletter.tenant_id, suppression_id=kept.suppression_id)
     assert reason_of(lambda: member_center.admin.RemoveSuppression(lift)) == "INVALID_FIELD"
-    assert list(member_center.admin.ListSuppressions(people_pb.ListSuppressionsRequest(**person)).suppressions) == [
-        kept
-    ]
+    assert list(member_center.admin.ListSuppressions(known).suppressions) == [kept]
