@@ -68,18 +68,21 @@ def test_a_worker_that_dies_before_a_final_dot_or_behind_the_record_doubles_nobo
     counted: list[tuple[WatchedJob, Recount]] = []
     with ground.crew(workers=1) as crew:
         (heir,) = crew.running()
-        for _ in range(deaths):
+        while len(counted) < deaths:
             heir.send(signal.SIGSTOP)
             with ground.job(PEOPLE_OF_A_SMALL_JOB) as job:
                 # Over one connection, so that no other is behind a boundary of its own.
                 failpoint = f"{boundary}:{PASSINGS.get(boundary, 1)}"
                 victim = crew.start(MESSMAIL_FAILPOINT=failpoint, SEND_ENGINE_SMTP_CONNECTIONS="1")
                 assert victim.wait_end(DEATH_SECONDS) == -signal.SIGKILL
-                assert status_of(ground, job.id) in ("sending", "completed"), "it died over the plan"
+                died_over_plan = status_of(ground, job.id) == "planning"
+                # A ring of an earlier job may have been left over, and acknowledged before that of this plan.
+                assert boundary == "acknowledged" or not died_over_plan
                 job.fault(victim)
                 heir.send(signal.SIGCONT)
                 job.wait_completed()
-                counted.append((job, job.recount()))
+                if not died_over_plan:
+                    counted.append((job, job.recount()))
     hand_in(record_property, row(boundary, "resend", deaths, counted), *(count for _, count in counted))
     for _, count in counted:
         assert (count.lost, count.duplicates, count.states) == ([], 0, {"sent": PEOPLE_OF_A_SMALL_JOB})
