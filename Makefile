@@ -12,6 +12,9 @@ READY  := $(VENV)/.messmail-ready
 WORKERS ?= 2
 PYTEST  := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
+# Tests start processes by the hundred. Each would compile all that it imports, where an environment forbids to keep it.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
