@@ -44,9 +44,13 @@ bench-distance: $(READY) ## measure mails per second over one connection of 50 m
 
 # ---- checking it
 
+# Shares of the machine are measured while nothing else runs on it.
+SHARES := tests/faults/test_shares.py
+
 .PHONY: test test-fast faults claims lint format typecheck
 test: lint typecheck third-party-protos ## everything: lint, types and every test; at the end, what could not run on this machine
-	$(PYTEST) $(ARGS)
+	$(BIN)/python -m pytest --quiet $(SHARES)
+	$(PYTEST) --ignore $(SHARES) $(ARGS)
 
 test-fast: $(READY) ## the tests that take seconds
 	$(PYTEST) -m "not slow and not browser" $(ARGS)
@@ -56,9 +60,8 @@ SHARE ?= 1
 SEMANTICS := tests/contracts/test_esp_smtp_class_table.py tests/contracts/test_esp_smtp_sessions.py \
 	tests/rpc/test_send_engine_idempotency.py tests/rpc/test_send_engine_control.py tests/rpc/test_send_engine_faults.py \
 	tests/rpc/test_send_engine_pacing.py
-# Shares of the machine are measured while nothing else runs on it. Of the faults most time goes by waiting for leases and
-# starts, so four at once fit on two cores; the longest begin first.
-SHARES := tests/faults/test_shares.py
+# Of the faults most time goes by waiting for leases and starts, so four at once fit on two cores; the longest begin
+# first.
 faults: $(READY) ## hurt everything as often as the claims ask for, and write docs/reliability.md (SHARE=0.2 for a fifth)
 	MESSMAIL_FAULTS_SHARE=$(SHARE) $(BIN)/python -m pytest --capture no $(SHARES)
 	MESSMAIL_FAULTS_SHARE=$(SHARE) MESSMAIL_FAULTS_WRITE=1 MESSMAIL_CANCEL_RACES=100 MESSMAIL_PACING_SECONDS=60 \

@@ -171,8 +171,7 @@ class HeldBatch:
 
         Costs nothing. Without a look the job may have been stopped, and that must bite within a second.
         """
-        now = time.monotonic()
-        return self._stopped or now >= self._leased_until or now > self._looked_at + BLIND_SECONDS
+        return self._stopped or self.lease_is_over or time.monotonic() > self._looked_at + BLIND_SECONDS
 
     def settle_lapse(self, order: SendOrder) -> None:
         """Settles the rows that a lost worker left marked. Raises BatchLostError.

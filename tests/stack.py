@@ -6,6 +6,7 @@ journey asserts is the journey's.
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -239,6 +240,11 @@ class Stack:
 def new_data_dir() -> Path:
     """Makes an empty directory for a stack: short enough for sockets, and reachable for PostgreSQL's own account."""
     return Path(tempfile.mkdtemp(prefix="messmail-", dir=tempfile.gettempdir()))
+
+
+def link_token(text: str) -> str:
+    """Returns the token of the first link in a text or header."""
+    return re.split(r"[\s>]", text.partition("token=")[2])[0]
 
 
 def unique_address(name: str = "reader") -> str:

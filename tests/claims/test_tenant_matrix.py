@@ -6,7 +6,6 @@ The matrix is read from the contract: a new RPC is in it, and a new field that n
 from __future__ import annotations
 
 import json
-import re
 import statistics
 import time
 import urllib.parse
@@ -37,7 +36,7 @@ from messmail.send_engine.v1 import send_engine_pb2 as se
 from servicekit.errors import from_rpc_error
 from tests.claims_table import cases
 from tests.recount import Ledger
-from tests.stack import Newsletter, Stack, unique_address, wait_until
+from tests.stack import Newsletter, Stack, link_token, unique_address, wait_until
 
 pytestmark = pytest.mark.timeout(600)  # The stack has to start.
 # Fields that name something of a tenant's, and the sorts of things of the other tenant that are put into them.
@@ -127,10 +126,10 @@ class House:
             "job": job,
             "delivery": delivery["delivery_id"],
             "confirm link": confirm["confirm_token"],
-            "mailed confirm link": link_in(stack.mailbox.content(stack.mailbox.wait_for(member["email"]))["Text"]),
+            "mailed confirm link": link_token(stack.mailbox.content(stack.mailbox.wait_for(member["email"]))["Text"]),
             "unsubscribe link": leave["unsubscribe_token"],
-            "one-click link": link_in(one_click),
-            "preferences link": link_in(mail),
+            "one-click link": link_token(one_click),
+            "preferences link": link_token(mail),
         }
         return Tenant(newsletter, email, token, things)
 
@@ -237,11 +236,6 @@ def house(stack: Stack, request: pytest.FixtureRequest) -> Iterator[House]:
     with made.without_row_level_security() if request.param == "no row level security" else nullcontext():
         yield made
     made.close()
-
-
-def link_in(text: str) -> str:
-    """Returns the token of the first link in a text."""
-    return re.split(r"[\s>]", text.partition("token=")[2])[0]
 
 
 def unknown(name: str) -> str:

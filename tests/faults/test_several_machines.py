@@ -11,8 +11,11 @@ from tests.faults.faults_table import FaultRow, hand_in, runs
 from tests.rig.namespaces import Machine, machine
 from tests.rig.proving_ground import ProvingGround
 from tests.rig.workers import STOP_SECONDS, Crew, WorkerProcess
+from tests.stack import wait_until
 
 PEOPLE = 1_500
+# While it writes; before consent was answered; and where it cannot even give the batch back.
+FINDS_OUT = ("batch.lost", "batch.no_consent_answer", "lane.stopped")
 
 pytestmark = [pytest.mark.slow, pytest.mark.namespaces, pytest.mark.timeout(1200)]
 
@@ -32,16 +35,19 @@ def test_a_machine_that_is_cut_off_in_mid_job_costs_nobody_a_mail(
             with ground.job(PEOPLE) as job:
                 job.wait_sent(200)
                 one.pull_the_cable()
+                logged = cut_off.logged()
                 while not job.fault(cut_off):
                     # Between two groups it had nothing under way.
                     one.plug_it_in()
                     job.wait_sent(job.sent + 20)
                     one.pull_the_cable()
+                    logged = cut_off.logged()
                 assert job.sent < PEOPLE, "the cut came after the job: slow the sink further"
                 job.wait_completed()
                 one.plug_it_in()
+                wait_until(lambda: any(cut_off.has_logged(way, logged) for way in FINDS_OUT), "its discovery", 120)  # noqa: B023
                 assert cut_off.runs and left.runs
-                # However it finds out that its batch is another's by now: asked to end, it first ends what it had.
+                # Asked to end, it first ends what it had.
                 cut_off.send(signal.SIGTERM)
                 cut_off.wait_end(STOP_SECONDS)
                 counted = job.recount()

@@ -71,18 +71,17 @@ def test_a_large_job_delays_neither_confirmations_nor_a_small_job_of_another_ten
         alone = statistics.median(time_of_a_small_job(ground) for _ in range(3))
         with ground.job(LARGE) as large:
             large.wait_sent(1)
-            beside = [time_of_a_small_job(ground)]
+            beside = time_of_a_small_job(ground)
             took = [confirm(ground, others, wanderers) for _ in range(CONFIRMATIONS)]
-            beside += [time_of_a_small_job(ground) for _ in range(2)]
+            again = time_of_a_small_job(ground)
             assert large.sent < LARGE, "the large job ended before the others: make it larger"
             token = ground.stack.access_token(large.newsletter.client)
             assert ground.stack.site.post_json(f"/api/send-jobs/{large.id}/cancel", {}, token).status == 200
     median, slowest = statistics.median(took), sorted(took)[math.ceil(0.99 * len(took)) - 1]
     print(
         f"beside {LARGE:,} recipients: {len(took)} confirmations took {median:.2f} s (median), {slowest:.2f} s (p99); "
-        f"{SMALL} recipients took {sorted(beside)} s, alone {alone:.2f} s"
+        f"{SMALL} recipients took {beside:.2f} and {again:.2f} s, alone {alone:.2f} s"
     )
     assert median <= 2
     assert slowest <= 5
-    # The median, as alone: other tests may have the machine for a moment.
-    assert statistics.median(beside) <= max(2 * alone, alone + 2)
+    assert max(beside, again) <= max(2 * alone, alone + 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -12,6 +12,7 @@ import pytest
 from buf.validate import validate_pb2
 from messmail.member_center.v1 import member_center_feed_pb2 as feed_pb
 from send_engine import confirmations, wiring
+from send_engine.recipients import ConfirmationResult, Recipients
 from tests.member_center_fixtures import ISSUER, Engines, MemberCenter, Newsletter, unique_address
 from tests.rig.proxy import CLEAR, Weather, fault_proxy
 from tests.send_engine_fixtures import Sink, wait_until
@@ -88,16 +89,30 @@ def test_more_results_than_one_call_takes_are_told_in_several(
     field = feed_pb.AcknowledgeConfirmationMailsRequest.DESCRIPTOR.fields_by_name["results"]
     assert field.GetOptions().Extensions[validate_pb2.field].repeated.max_items == confirmations.ACKNOWLEDGED_AT_ONCE
     monkeypatch.setattr(confirmations, "ACKNOWLEDGED_AT_ONCE", 3)
+    acknowledge, sizes = Recipients.acknowledge_confirmations, list[int]()
+
+    def counted(recipients: Recipients, results: Sequence[ConfirmationResult]) -> None:
+        acknowledge(recipients, results)
+        sizes.append(len(results))
+
+    monkeypatch.setattr(Recipients, "acknowledge_confirmations", counted)
     newsletter = member_center.make_newsletter()
     readers = {unique_address() for _ in range(10)}
+    for reader in readers:
+        member_center.subscribe(newsletter.list_id, reader)
     sink.delay = 0.5
     with (
         fault_proxy(member_center.server.address) as network,
         worker(engines, member_center, network.address, sink),
     ):
-        for reader in readers:
-            member_center.subscribe(newsletter.list_id, reader)
-        wait_until(lambda: set(sink.recipients()) == readers, "the mails, most of which wait for their answer")
+        wait_until(sink.recipients, "the first mails, all of which are leased")
+        network.weather = AWAY
+        network.reset_all()
+        wait_until(lambda: set(sink.recipients()) == readers, "all mails")
+        cut_before = network.cuts
+        wait_until(lambda: network.cuts >= cut_before + 2, "two attempts to speak to Member Center in vain")
+        network.weather = CLEAR
         told = "SELECT count(*) FROM confirmation_mails WHERE list_id = %s AND outcome = 'sent'"
         wait_until(lambda: member_center.rows(told, newsletter.list_id) == [(10,)], "the acknowledgements")
     assert sorted(sink.recipients()) == sorted(readers)
+    assert (sum(sizes), max(sizes)) == (10, 3)
