@@ -29,7 +29,7 @@ def newsletter(unlimited: Stack) -> Newsletter:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 def test_the_gateway_answers_as_its_openapi_document_says(
     stack: Stack, newsletter: Newsletter, tmp_path: Path, record_property: object
 ) -> None:

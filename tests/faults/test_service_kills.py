@@ -8,10 +8,10 @@ import random
 import signal
 import threading
 import time
-import urllib.error
 import urllib.request
 import uuid
 from dataclasses import dataclass, field
+from http.client import HTTPException
 
 import pytest
 
@@ -73,7 +73,8 @@ class Writers:
             with AT_ONCE.open(request, timeout=20) as response:
                 answer: dict[str, str] = json.loads(response.read())
                 return answer
-        except (OSError, ValueError, urllib.error.HTTPError) as refusal:
+        # HTTPException: the gateway died in the middle of its answer.
+        except (OSError, ValueError, HTTPException) as refusal:
             self.refused += 1
             status = getattr(refusal, "code", 0)
             assert status in (0, 409, 429, 500, 502, 503, 504), status
