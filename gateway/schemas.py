@@ -1,7 +1,7 @@
 """JSON Schemas of the contract's messages (JSON Schema 2020-12, as OpenAPI 3.1 has it), with their rules and comments.
 
-A message is described differently on its two ways: a request may leave fields out and must not add any; an answer
-always has every field, null where there is nothing, unless its RPC leaves such fields out.
+A message is described differently on its two ways: a request may leave fields out, or say null for them, and must not
+add any; an answer always has every field, null where there is nothing, unless its RPC leaves such fields out.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class Schemas:
     def form(self, message: Descriptor, ignored: tuple[str, ...], *, is_open: bool, all_optional: bool) -> Schema:
         """Returns the schema of a form body: the fields that a text can carry, and those that mean nothing."""
         schema = self.request(message, all_optional=all_optional)
-        texts = {name for name, field in message.fields_by_name.items() if can_be_text(field)}
-        properties = {name: field for name, field in schema["properties"].items() if name in texts}
+        # As they are in a query: no text is null.
+        properties = {field.name: self.field(field, is_request=True) for field in message.fields if can_be_text(field)}
         properties |= {name: {"type": "string", "description": "Accepted, and means nothing."} for name in ignored}
         return {**schema, "properties": properties, "additionalProperties": is_open}
 
@@ -122,6 +122,9 @@ class Schemas:
             schema["description"] = description
         if is_request:
             schema["required"] = [field.name for field in message.fields if is_required(field)]
+            schema["properties"] = {
+                name: field if name in schema["required"] else _nullable(field) for name, field in properties.items()
+            }
             schema["additionalProperties"] = False
         else:
             schema["required"] = list(properties)
@@ -169,6 +172,9 @@ def _item_counts(field: FieldDescriptor) -> Schema:
 
 
 def _nullable(schema: Schema) -> Schema:
-    if "type" in schema:
-        return {**schema, "type": [schema["type"], "null"]}
-    return {"anyOf": [schema, {"type": "null"}]}
+    if "type" not in schema:
+        description = {"description": schema["description"]} if "description" in schema else {}
+        reference = {name: value for name, value in schema.items() if name != "description"}
+        return {"anyOf": [reference, {"type": "null"}], **description}
+    words = {"enum": [*schema["enum"], None]} if "enum" in schema else {}
+    return {**schema, "type": [schema["type"], "null"], **words}

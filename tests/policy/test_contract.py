@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from google.api import annotations_pb2
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.rpc import code_pb2
 
+from buf.validate import validate_pb2
 from member_center.lists import MEMBERS_SCOPE
 from member_center.oauth import INTERNAL_SCOPES, TENANT_SCOPES
 from messmail.audit.v1 import audit_pb2
@@ -71,6 +72,24 @@ def test_every_scope_is_one_that_a_client_can_have(method: MethodDescriptor) -> 
     if access.list_scope:
         assert access.list_scope == MEMBERS_SCOPE
         assert access.public and "list_id" in method.input_type.fields_by_name
+
+
+def fields_of(message: Descriptor) -> list[FieldDescriptor]:
+    """Returns the fields of a message of ours, and of those within it."""
+    found = []
+    for field in message.fields:
+        found.append(field)
+        if field.message_type is not None and field.message_type.file.package.startswith("messmail."):
+            found += fields_of(field.message_type)
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_no_number_is_larger_than_the_database_can_compare(method: MethodDescriptor) -> None:
+    for field in fields_of(method.input_type):
+        if field.cpp_type == FieldDescriptor.CPPTYPE_UINT64:
+            rules = field.GetOptions().Extensions[validate_pb2.field].uint64
+            assert 0 < rules.lte <= 2**63 - 1, f"{field.full_name}: a bigint ends at {2**63 - 1}"
 
 
 @pytest.mark.parametrize("value", REASONS, ids=lambda value: value.name)

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import message_factory
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 import gateway
+from gateway.json_reader import fill
 from gateway.openapi import openapi_document, reasons
 from gateway.pages.texts import PROBLEMS, TEXTS
 from gateway.routes import Route, read_routes
 from gateway.wiring import SERVICES
 from messmail.options.v1 import options_pb2
+from servicekit.errors import FieldViolation
 
 ROUTES = [route for service in SERVICES.values() for route in read_routes(service)]
 DOCUMENT = openapi_document(ROUTES, "https://news.example")
@@ -69,6 +72,22 @@ def test_the_examples_are_accepted_by_their_schemas(name: str) -> None:
     for schema, example in examples:
         whole = {**schema, "components": DOCUMENT["components"]}
         assert list(OAS31Validator(whole).iter_errors(example)) == []
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_a_field_that_may_be_left_out_may_be_null(name: str) -> None:
+    media = OPERATIONS[name].get("requestBody", {}).get("content", {}).get("application/json")
+    if media is None:
+        return
+    schema, example = media["schema"], media["example"]
+    nulls = dict.fromkeys(schema["properties"].keys() - set(schema["required"]))
+    assert list(OAS31Validator({**schema, "components": DOCUMENT["components"]}).iter_errors(nulls | example)) == []
+    (method,) = (each for service in SERVICES.values() for each in service.methods if each.name == name)
+    plain, full = (message_factory.GetMessageClass(method.input_type)() for _ in range(2))
+    violations = list[FieldViolation]()
+    fill(plain, example, violations)
+    fill(full, nulls | example, violations)
+    assert (full, violations) == (plain, [])
 
 
 def test_every_reason_is_explained() -> None:

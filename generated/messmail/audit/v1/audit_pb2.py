@@ -28,15 +28,19 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from messmail.options.v1 import options_pb2 as messmail_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmessmail/audit/v1/audit.proto\x12\x11messmail.audit.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!messmail/options/v1/options.proto\"\xd1\x01\n\nAuditEvent\x12\x16\n\x06number\x18\x01 \x01(\x04R\x06number\x12*\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x02\x61t\x12\x14\n\x05\x65vent\x18\x03 \x01(\tR\x05\x65vent\x12\x1b\n\tclient_id\x18\x04 \x01(\tR\x08\x63lientId\x12\x1d\n\nrequest_id\x18\x05 \x01(\tR\trequestId\x12-\n\x05\x66\x61\x63ts\x18\x06 \x01(\x0b\x32\x17.google.protobuf.StructR\x05\x66\x61\x63ts\"W\n\x16ListAuditEventsRequest\x12\x16\n\x06\x62\x65\x66ore\x18\x01 \x01(\x04R\x06\x62\x65\x66ore\x12%\n\tpage_size\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07R\x08pageSize\"d\n\x17ListAuditEventsResponse\x12\x35\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.messmail.audit.v1.AuditEventR\x06\x65vents\x12\x12\n\x04more\x18\x02 \x01(\x08R\x04more\"t\n\x15VerifyAuditLogRequest\x12\x14\n\x05\x61\x66ter\x18\x01 \x01(\x04R\x05\x61\x66ter\x12\x45\n\nknown_head\x18\x02 \x01(\tB&\xbaH#r!\x18\x64\x32\x1d^([0-9]{1,18}:[0-9a-f]{64})?$R\tknownHead\"\xa4\x01\n\x16VerifyAuditLogResponse\x12%\n\x0everified_until\x18\x01 \x01(\x04R\rverifiedUntil\x12\x12\n\x04more\x18\x02 \x01(\x08R\x04more\x12;\n\x08problems\x18\x03 \x03(\x0b\x32\x1f.messmail.audit.v1.AuditProblemR\x08problems\x12\x12\n\x04head\x18\x04 \x01(\tR\x04head\"@\n\x0c\x41uditProblem\x12\x16\n\x06number\x18\x01 \x01(\x04R\x06number\x12\x18\n\x07problem\x18\x02 \x01(\tR\x07problem2\x9b\x02\n\x08\x41uditLog\x12\x87\x01\n\x0fListAuditEvents\x12).messmail.audit.v1.ListAuditEventsRequest\x1a*.messmail.audit.v1.ListAuditEventsResponse\"\x1d\x90\x02\x01\x8a\xb5\x18\x10\x1a\x0einternal:admin\x92\xb5\x18\x02\x08\x01\x12\x84\x01\n\x0eVerifyAuditLog\x12(.messmail.audit.v1.VerifyAuditLogRequest\x1a).messmail.audit.v1.VerifyAuditLogResponse\"\x1d\x90\x02\x01\x8a\xb5\x18\x10\x1a\x0einternal:admin\x92\xb5\x18\x02\x08\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmessmail/audit/v1/audit.proto\x12\x11messmail.audit.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!messmail/options/v1/options.proto\"\xd1\x01\n\nAuditEvent\x12\x16\n\x06number\x18\x01 \x01(\x04R\x06number\x12*\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x02\x61t\x12\x14\n\x05\x65vent\x18\x03 \x01(\tR\x05\x65vent\x12\x1b\n\tclient_id\x18\x04 \x01(\tR\x08\x63lientId\x12\x1d\n\nrequest_id\x18\x05 \x01(\tR\trequestId\x12-\n\x05\x66\x61\x63ts\x18\x06 \x01(\x0b\x32\x17.google.protobuf.StructR\x05\x66\x61\x63ts\"h\n\x16ListAuditEventsRequest\x12\'\n\x06\x62\x65\x66ore\x18\x01 \x01(\x04\x42\x0f\xbaH\x0c\x32\n\x18\xff\xff\xff\xff\xff\xff\xff\xff\x7fR\x06\x62\x65\x66ore\x12%\n\tpage_size\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07R\x08pageSize\"d\n\x17ListAuditEventsResponse\x12\x35\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.messmail.audit.v1.AuditEventR\x06\x65vents\x12\x12\n\x04more\x18\x02 \x01(\x08R\x04more\"\x85\x01\n\x15VerifyAuditLogRequest\x12%\n\x05\x61\x66ter\x18\x01 \x01(\x04\x42\x0f\xbaH\x0c\x32\n\x18\xff\xff\xff\xff\xff\xff\xff\xff\x7fR\x05\x61\x66ter\x12\x45\n\nknown_head\x18\x02 \x01(\tB&\xbaH#r!\x18\x64\x32\x1d^([0-9]{1,18}:[0-9a-f]{64})?$R\tknownHead\"\xa4\x01\n\x16VerifyAuditLogResponse\x12%\n\x0everified_until\x18\x01 \x01(\x04R\rverifiedUntil\x12\x12\n\x04more\x18\x02 \x01(\x08R\x04more\x12;\n\x08problems\x18\x03 \x03(\x0b\x32\x1f.messmail.audit.v1.AuditProblemR\x08problems\x12\x12\n\x04head\x18\x04 \x01(\tR\x04head\"@\n\x0c\x41uditProblem\x12\x16\n\x06number\x18\x01 \x01(\x04R\x06number\x12\x18\n\x07problem\x18\x02 \x01(\tR\x07problem2\x9b\x02\n\x08\x41uditLog\x12\x87\x01\n\x0fListAuditEvents\x12).messmail.audit.v1.ListAuditEventsRequest\x1a*.messmail.audit.v1.ListAuditEventsResponse\"\x1d\x90\x02\x01\x8a\xb5\x18\x10\x1a\x0einternal:admin\x92\xb5\x18\x02\x08\x01\x12\x84\x01\n\x0eVerifyAuditLog\x12(.messmail.audit.v1.VerifyAuditLogRequest\x1a).messmail.audit.v1.VerifyAuditLogResponse\"\x1d\x90\x02\x01\x8a\xb5\x18\x10\x1a\x0einternal:admin\x92\xb5\x18\x02\x08\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'messmail.audit.v1.audit_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['before']._loaded_options = None
+  _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['before']._serialized_options = b'\272H\0142\n\030\377\377\377\377\377\377\377\377\177'
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\005*\003\030\350\007'
+  _globals['_VERIFYAUDITLOGREQUEST'].fields_by_name['after']._loaded_options = None
+  _globals['_VERIFYAUDITLOGREQUEST'].fields_by_name['after']._serialized_options = b'\272H\0142\n\030\377\377\377\377\377\377\377\377\177'
   _globals['_VERIFYAUDITLOGREQUEST'].fields_by_name['known_head']._loaded_options = None
   _globals['_VERIFYAUDITLOGREQUEST'].fields_by_name['known_head']._serialized_options = b'\272H#r!\030d2\035^([0-9]{1,18}:[0-9a-f]{64})?$'
   _globals['_AUDITLOG'].methods_by_name['ListAuditEvents']._loaded_options = None
@@ -46,15 +50,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITEVENT']._serialized_start=180
   _globals['_AUDITEVENT']._serialized_end=389
   _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=391
-  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=478
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=480
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=580
-  _globals['_VERIFYAUDITLOGREQUEST']._serialized_start=582
-  _globals['_VERIFYAUDITLOGREQUEST']._serialized_end=698
-  _globals['_VERIFYAUDITLOGRESPONSE']._serialized_start=701
-  _globals['_VERIFYAUDITLOGRESPONSE']._serialized_end=865
-  _globals['_AUDITPROBLEM']._serialized_start=867
-  _globals['_AUDITPROBLEM']._serialized_end=931
-  _globals['_AUDITLOG']._serialized_start=934
-  _globals['_AUDITLOG']._serialized_end=1217
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=495
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=497
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=597
+  _globals['_VERIFYAUDITLOGREQUEST']._serialized_start=600
+  _globals['_VERIFYAUDITLOGREQUEST']._serialized_end=733
+  _globals['_VERIFYAUDITLOGRESPONSE']._serialized_start=736
+  _globals['_VERIFYAUDITLOGRESPONSE']._serialized_end=900
+  _globals['_AUDITPROBLEM']._serialized_start=902
+  _globals['_AUDITPROBLEM']._serialized_end=966
+  _globals['_AUDITLOG']._serialized_start=969
+  _globals['_AUDITLOG']._serialized_end=1252
 # @@protoc_insertion_point(module_scope)
