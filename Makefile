@@ -67,8 +67,8 @@ faults: $(READY) ## hurt everything as often as the claims ask for, and write do
 	MESSMAIL_FAULTS_SHARE=$(SHARE) MESSMAIL_FAULTS_WRITE=1 MESSMAIL_CANCEL_RACES=100 MESSMAIL_PACING_SECONDS=60 \
 		$(BIN)/python -m pytest --numprocesses 4 --dist load --maxschedchunk 1 tests/faults --ignore $(SHARES) $(SEMANTICS) $(ARGS)
 
-# What the claims about consent, tokens, tenants and hostile input ask for in full; S7 is among the faults. In the order
-# of the files: sorted by how many tests they have, those of one long test would all come last.
+# What the claims about consent, tokens, tenants and hostile input ask for in full; S7 is among the faults. The longest
+# begin first, as in faults: pytest-xdist's own order, by how many tests a file has, would leave them for the end.
 claims: $(READY) third-party-protos ## show each claim of docs/security.md as often as it asks for, and write its table (SHARE=0.2 for a fifth)
 	MESSMAIL_CLAIMS_SHARE=$(SHARE) MESSMAIL_FAULTS_SHARE=$(SHARE) $(PYTEST) --no-loadscope-reorder --claims --write-claims --timeout 3600 $(ARGS)
 
