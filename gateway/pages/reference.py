@@ -114,7 +114,7 @@ def _resolved(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]
 
 def _type(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
     if "enum" in schema:
-        return " | ".join(schema["enum"])
+        return " | ".join("null" if word is None else word for word in schema["enum"])
     if "items" in schema:
         return f"array of {_type(schema['items'], schemas)}"
     names = _resolved(schema, schemas).get("type", "object")
