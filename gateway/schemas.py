@@ -150,7 +150,9 @@ def _bounds(field: FieldDescriptor) -> Schema:
     if rules.string.max_len or rules.string.max_bytes:
         bounds["maxLength"] = rules.string.max_len or rules.string.max_bytes
     if rules.string.pattern:
-        bounds["pattern"] = rules.string.pattern
+        # A text that is left out when it is empty may be empty.
+        is_optional = rules.ignore == validate_pb2.IGNORE_IF_ZERO_VALUE
+        bounds["pattern"] = f"^$|{rules.string.pattern}" if is_optional else rules.string.pattern
     if rules.uint32.HasField("lte"):
         bounds["maximum"] = rules.uint32.lte
     examples = list(rules.string.example)

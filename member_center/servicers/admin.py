@@ -17,7 +17,7 @@ from member_center.people import People
 from member_center.records.consent import Evidence
 from member_center.records.installation import KeyRing, Limits, NewsletterList, SettingChanges, Usage
 from member_center.records.people import ImportRow
-from member_center.servicers.messages import read_text, timestamp
+from member_center.servicers.messages import read_proof, timestamp
 from member_center.servicers.people import PeopleServicer
 from member_center.suppressions import Suppressions
 from member_center.tenants import Tenants
@@ -127,7 +127,7 @@ class MemberCenterAdminServicer(PeopleServicer):
             UUID(request.list_id),
             _import_rows(request.rows),
             proven=request.confirmed,
-            evidence=Evidence(caller().client_id, text=read_text("evidence", request.evidence)),
+            evidence=Evidence(caller().client_id, text=read_proof(request.evidence)),
         )
         return pb.ImportMembersResponse(
             imported=imported.imported,

@@ -19,8 +19,8 @@ from member_center.servicers.messages import (
     read_address,
     read_evidence,
     read_object,
+    read_proof,
     read_tenant,
-    read_text,
     status_number,
     struct,
     timestamp,
@@ -134,8 +134,7 @@ class MemberCenterServicer(member_center_pb2_grpc.MemberCenterServicer):
         if request.HasField("preferences"):
             preferences = read_object("preferences", request.preferences)
         evidence = read_evidence(caller(), request.client if request.HasField("client") else None)
-        if request.evidence:
-            evidence = replace(evidence, text=read_text("evidence", request.evidence))
+        evidence = replace(evidence, text=read_proof(request.evidence))
         asked = self._subscriptions.subscribe(caller(), _person(request), preferences, evidence)
         return pb.SubscribeResponse(status=status_number(asked.status), confirm_token=asked.confirm_token)
 

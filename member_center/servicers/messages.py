@@ -73,6 +73,13 @@ def read_text(field: str, text: str) -> str:
     return text
 
 
+def read_proof(text: str) -> str:
+    """Reads how a consent was proven, empty where it was not; raises INVALID_FIELD for mere white space, too."""
+    if text and not text.strip():
+        raise invalid_field("evidence", "say how the consent was proven, or leave it out")
+    return read_text("evidence", text)
+
+
 def status_number(status: Status) -> pb.SubscriptionStatus.ValueType:
     """Returns the contract's value of a state."""
     return pb.SubscriptionStatus.Value(f"SUBSCRIPTION_STATUS_{status.name}")

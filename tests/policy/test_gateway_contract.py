@@ -12,6 +12,7 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 import gateway
+from buf.validate import validate_pb2
 from gateway.json_reader import fill
 from gateway.openapi import openapi_document, reasons
 from gateway.pages.texts import PROBLEMS, TEXTS
@@ -88,6 +89,19 @@ def test_a_field_that_may_be_left_out_may_be_null(name: str) -> None:
     fill(plain, example, violations)
     fill(full, nulls | example, violations)
     assert (full, violations) == (plain, [])
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=named)
+def test_a_text_that_is_left_out_when_it_is_empty_may_be_empty(route: Route) -> None:
+    operation = OPERATIONS.get(route.rpc.name, {})
+    schemas = {each["name"]: each["schema"] for each in operation.get("parameters", []) if each["in"] == "query"}
+    for media in operation.get("requestBody", {}).get("content", {}).values():
+        schemas |= media["schema"]["properties"]
+    for field in route.rpc.input_type.fields:
+        if field.type == field.TYPE_STRING and field.name in schemas:
+            rules = field.GetOptions().Extensions[validate_pb2.field]
+            if rules.ignore == validate_pb2.IGNORE_IF_ZERO_VALUE:
+                assert list(OAS31Validator(schemas[field.name]).iter_errors("")) == [], field.full_name
 
 
 def test_every_reason_is_explained() -> None:

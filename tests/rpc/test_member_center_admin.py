@@ -244,8 +244,9 @@ def test_an_import_names_its_list_and_its_evidence(member_center: MemberCenter) 
     email = unique_address()
     assert reason_of(lambda: import_page(member_center, foreign, email)) == "LIST_NOT_FOUND"
     assert reason_of(lambda: import_page(member_center, mine, email, confirmed=True)) == "INVALID_FIELD"
-    spoilt = partial(import_page, member_center, mine, email, confirmed=True, evidence="a\0b")
-    assert reason_of(spoilt) == "INVALID_FIELD"
+    for nothing_said in ("a\0b", " ", "\u3000"):
+        spoilt = partial(import_page, member_center, mine, email, confirmed=True, evidence=nothing_said)
+        assert reason_of(spoilt) == "INVALID_FIELD"
 
 
 # ---- upkeep and first credentials

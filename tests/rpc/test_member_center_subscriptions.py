@@ -415,8 +415,9 @@ def test_only_a_site_that_may_speak_for_members_brings_evidence(member_center: M
     assert reason_of(lambda: member_center.public.Subscribe(request)) == "TOKEN_MISSING"
     assert reason_of(lambda: sender.Subscribe(request)) == "SCOPE_MISSING"
     site = member_center.public_as(member_center.make_client(newsletter.tenant_id, "newsletter:members.write"))
-    request.evidence = "a\0b"
-    assert reason_of(lambda: site.Subscribe(request)) == "INVALID_FIELD"
+    for nothing_said in ("a\0b", " ", "\t\r\n", "\x0b", "\u00a0", "\u3000"):
+        request.evidence = nothing_said
+        assert reason_of(lambda: site.Subscribe(request)) == "INVALID_FIELD"
     assert member_center.rows("SELECT 1 FROM subscriptions WHERE list_id = %s", newsletter.list_id) == []
 
 

@@ -558,7 +558,8 @@ class SubscribeRequest(_message.Message):
     evidence: _builtins.str
     """How the person's consent was proven already, for instance where and when they confirmed it. Kept in the consent log.
     It confirms at once, without a mail, whoever never decided about the list; whoever left is asked as ever, and whoever
-    complained is left alone. Only a caller whose access token has the scope newsletter:members.write may send it.
+    complained is left alone. It is not mere white space. Only a caller whose access token has the scope
+    newsletter:members.write may send it.
     """
     @_builtins.property
     def preferences(self) -> _struct_pb2.Struct:
