@@ -94,7 +94,8 @@ def test_a_field_that_may_be_left_out_may_be_null(name: str) -> None:
 @pytest.mark.parametrize("route", ROUTES, ids=named)
 def test_a_text_that_is_left_out_when_it_is_empty_may_be_empty(route: Route) -> None:
     operation = OPERATIONS.get(route.rpc.name, {})
-    schemas = {each["name"]: each["schema"] for each in operation.get("parameters", []) if each["in"] == "query"}
+    parameters = [each for each in operation.get("parameters", []) if each["in"] != "path"]
+    schemas = {each["name"].lower().replace("-", "_"): each["schema"] for each in parameters}
     for media in operation.get("requestBody", {}).get("content", {}).values():
         schemas |= media["schema"]["properties"]
     for field in route.rpc.input_type.fields:
