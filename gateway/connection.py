@@ -56,6 +56,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._stop_read_timer()
         super().connection_lost(exc)
+        # Nobody waits for these; each would keep this object, and it them, until Python looks for such rings.
+        self.pipeline.clear()
 
     def pause_writing(self) -> None:
         super().pause_writing()
