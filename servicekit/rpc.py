@@ -1,5 +1,7 @@
 """The one interceptor that every RPC passes, in this order.
 
+arrival         the message is waited for a few seconds only; to gRPC every call is one of many messages, which it hands
+                out as they come
 request id      first, so that every answer and log line carries it
 errors          around all that follows: whatever is raised leaves as a status of the contract, without a trace; what
                 somebody was not allowed to do goes into the audit log
@@ -16,7 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import protovalidate
@@ -39,6 +41,7 @@ from servicekit.access import (
     is_gateway,
     set_caller,
 )
+from servicekit.arrival import Arrivals
 from servicekit.audit import AuditLog, Event
 from servicekit.errors import FieldViolation, MessmailError, Reason, to_grpc_status
 from servicekit.mutual_tls import check_name
@@ -59,6 +62,9 @@ _NOT_ALLOWED = {
     Reason.ERROR_REASON_SCOPE_MISSING,
     Reason.ERROR_REASON_TENANT_MISMATCH,
 }
+
+# A message, or what is wrong with it.
+_Received: TypeAlias = Message | MessmailError
 
 _log = structlog.get_logger()
 _validator = protovalidate.Validator()
@@ -99,10 +105,10 @@ def max_request_bytes(method: MethodDescriptor) -> int | None:
     return max(_MAX_REQUEST_BYTES, face.max_body_bytes) + _FRAME_BYTES
 
 
-def _bounded(parse: Callable[[bytes], Message], max_bytes: int | None) -> Callable[[bytes], Message | MessmailError]:
+def _bounded(parse: Callable[[bytes], Message], max_bytes: int | None) -> Callable[[bytes], _Received]:
     """Parses a message unless it is too large, and returns what is wrong: gRPC takes what is raised for our fault."""
 
-    def read(sent: bytes) -> Message | MessmailError:
+    def read(sent: bytes) -> _Received:
         if max_bytes is not None and len(sent) > max_bytes:
             return MessmailError(
                 Reason.ERROR_REASON_BODY_TOO_LARGE,
@@ -128,6 +134,8 @@ class Guard(grpc.ServerInterceptor):
         verifier: TokenVerifier,
         audit: AuditLog | None = None,
         allowed_names: frozenset[str] | None = None,
+        *,
+        arrivals: Arrivals,
     ) -> None:
         self._access: dict[str, options_pb2.Access] = {}
         self._max_bytes = {path: max_request_bytes(method) for path, method in methods.items()}
@@ -139,24 +147,28 @@ class Guard(grpc.ServerInterceptor):
         self._verifier = verifier
         self._audit = audit
         self._allowed_names = allowed_names
+        self._arrivals = arrivals
 
     def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Any],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Wraps the handler of an RPC of the contract; others (health, reflection) pass untouched."""
+        """Wraps the handler of an RPC of the contract; of others (health, reflection), only the arrival is bounded."""
         handler = continuation(handler_call_details)
         access = self._access.get(handler_call_details.method)
-        if handler is None or access is None:
-            return handler
+        if handler is None:
+            return None
+        if access is None:
+            return self._bound_arrival(handler)
         path = handler_call_details.method
         read = _bounded(handler.request_deserializer, self._max_bytes[path])
 
         if handler.response_streaming:
             stream = handler.unary_stream
 
-            def answer_stream(request: Message | MessmailError, context: grpc.ServicerContext) -> Iterator[Message]:
+            def answer_stream(received: Iterator[_Received], context: grpc.ServicerContext) -> Iterator[Message]:
+                request = self._arrivals.first(received, context)
                 request_id = _request_id(context)
                 with bind_request_id(request_id):
                     try:
@@ -164,11 +176,12 @@ class Guard(grpc.ServerInterceptor):
                     except Exception as error:
                         self._refuse(error, path, request_id, context)
 
-            return grpc.unary_stream_rpc_method_handler(answer_stream, read, handler.response_serializer)
+            return grpc.stream_stream_rpc_method_handler(answer_stream, read, handler.response_serializer)
 
         unary = handler.unary_unary
 
-        def answer(request: Message | MessmailError, context: grpc.ServicerContext) -> Any:
+        def answer(received: Iterator[_Received], context: grpc.ServicerContext) -> Any:
+            request = self._arrivals.first(received, context)
             request_id = _request_id(context)
             with bind_request_id(request_id):
                 try:
@@ -176,13 +189,27 @@ class Guard(grpc.ServerInterceptor):
                 except Exception as error:
                     self._refuse(error, path, request_id, context)
 
-        return grpc.unary_unary_rpc_method_handler(answer, read, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(answer, read, handler.response_serializer)
+
+    def _bound_arrival(self, handler: Any) -> Any:
+        unary = handler.unary_unary
+        if unary is None:
+            # Health's Watch has a thread of its own.
+            return handler
+
+        def answer(received: Iterator[Message], context: grpc.ServicerContext) -> Any:
+            request = self._arrivals.first(received, context)
+            if request is None:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a call has one message, and this one had none")
+            return unary(request, context)
+
+        return grpc.stream_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
 
     def _admit(
         self,
         path: str,
         access: options_pb2.Access,
-        request: Message | MessmailError,
+        request: _Received | None,
         request_id: str,
         context: grpc.ServicerContext,
     ) -> Message:
@@ -198,6 +225,8 @@ class Guard(grpc.ServerInterceptor):
         _deadline.set(time.monotonic() + seconds)
         caller = self._identify(access, request_id, context)
         set_caller(caller)
+        if request is None:
+            raise MessmailError(Reason.ERROR_REASON_MALFORMED_BODY, "a call has one message, and this one had none")
         if isinstance(request, MessmailError):
             raise request
         validate(request)

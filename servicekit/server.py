@@ -16,6 +16,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from servicekit.arrival import Arrivals
 from servicekit.audit import AuditLog
 from servicekit.mutual_tls import MutualTls
 from servicekit.rpc import Guard
@@ -72,7 +73,8 @@ def start_server(
     Raises RuntimeError when an RPC lacks its access option or the address cannot be bound.
     """
     methods = _methods([service_descriptor(service.full_name) for service in services])
-    guard = Guard(methods, verifier, audit, tls.allowed_names if tls else None)
+    arrivals = Arrivals()
+    guard = Guard(methods, verifier, audit, tls.allowed_names if tls else None, arrivals=arrivals)
     server = grpc.server(
         ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
         interceptors=[guard],
@@ -100,7 +102,7 @@ def start_server(
     host = listen.rpartition(":")[0]
     port = server.add_secure_port(listen, tls.of_server()) if tls else server.add_insecure_port(listen)
     server.start()
-    return RunningServer(server, f"{host}:{port}", healthy, closers)
+    return RunningServer(server, f"{host}:{port}", healthy, (arrivals.close, *closers))
 
 
 def serve_until_stopped(name: str, running: RunningServer) -> None:

@@ -53,6 +53,7 @@ class Jobs(send_engine_pb2_grpc.SendEngineServicer):
 
 SLOW = Slow()  # type: ignore[abstract]
 JOBS = Jobs()  # type: ignore[abstract]
+GET_PREFERENCES = "messmail.member_center.v1.MemberCenter/GetPreferences"
 PREFERENCES = mc.GetPreferencesRequest(list_id=LIST, email="ann@example.com")
 
 
@@ -98,6 +99,35 @@ def test_a_call_that_cannot_be_answered_in_time_is_not_begun(channel: grpc.Chann
             stub.GetPreferences(PREFERENCES, timeout=0.09)
         assert refused.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert len(SLOW.had) == before
+
+
+@pytest.mark.claim("I12", "calls that send no message: cancelled, and others are answered", run=30)
+@pytest.mark.parametrize("path", [f"/{GET_PREFERENCES}", "/grpc.health.v1.Health/Check"])
+def test_calls_whose_message_does_not_come_do_not_keep_the_threads(channel: grpc.Channel, path: str) -> None:
+    SLOW.go_on.set()
+    never, codes = threading.Event(), Counter[grpc.StatusCode]()
+
+    def no_message() -> Iterator[bytes]:
+        never.wait(60)
+        yield from ()
+
+    # More of them than there are threads.
+    begin: Any = channel.stream_unary(path)
+    calls = [begin.future(no_message()) for _ in range(30)]
+    stub = member_center_pb2_grpc.MemberCenterStub(channel)
+    stub.GetPreferences(PREFERENCES, timeout=30, wait_for_ready=True)
+    for call in calls:
+        codes[call.code()] += 1
+    never.set()
+    assert codes == {grpc.StatusCode.CANCELLED: 30}
+
+
+@pytest.mark.parametrize("path", [f"/{GET_PREFERENCES}", "/grpc.health.v1.Health/Check"])
+def test_a_call_without_a_message_is_refused(channel: grpc.Channel, path: str) -> None:
+    call: Any = channel.stream_unary(path)
+    with pytest.raises(grpc.RpcError) as refused:
+        call(iter(()))
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.mark.claim("I12", "messages too large: RESOURCE_EXHAUSTED")

@@ -19,6 +19,7 @@ from grpc_status import rpc_status
 from messmail.send_engine.v1 import send_engine_pb2 as pb
 from messmail.send_engine.v1 import send_engine_pb2_grpc
 from servicekit.access import FORWARDED_IP, GATEWAY_AUTHORIZATION, Caller, caller
+from servicekit.arrival import Arrivals
 from servicekit.errors import MessmailError, Reason, from_rpc_error
 from servicekit.rpc import Guard
 from servicekit.server import Service, start_server
@@ -192,7 +193,7 @@ def test_a_server_does_not_start_with_an_rpc_that_nobody_may_call() -> None:
     pool.Add(file)
     method = pool.FindServiceByName("undeclared.Open").methods_by_name["Door"]
     with pytest.raises(RuntimeError, match="no access option"):
-        Guard({"/undeclared.Open/Door": method}, TokenVerifier(ISSUER, Ring(), lambda _: False))
+        Guard({"/undeclared.Open/Door": method}, TokenVerifier(ISSUER, Ring(), lambda _: False), arrivals=Arrivals())
 
 
 def test_a_taken_port_is_an_error() -> None:
