@@ -11,6 +11,7 @@ from uuid import UUID
 from member_center.limits import Limiter
 from member_center.links import Links
 from member_center.lists import Lists
+from member_center.origins import is_origin
 from member_center.records.consent import Purpose
 from member_center.records.installation import NewsletterList
 from member_center.storage import lists as list_store
@@ -34,6 +35,8 @@ class CrossOrigin:
         Raises RATE_LIMITED.
         """
         self._limiter.admit_origin_check(caller)
+        if not is_origin(origin):
+            return False
         if not list_id and not token:
             with self._database.directory() as connection:
                 return list_store.is_allowed_origin(connection, origin)

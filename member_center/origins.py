@@ -28,6 +28,11 @@ def check_origins(field: str, origins: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(origins))
 
 
+def is_origin(text: str) -> bool:
+    """Tells whether a text is an origin that a list could allow."""
+    return _problem(text) is None
+
+
 def _problem(origin: str) -> str | None:
     match = _SHAPE.fullmatch(origin)
     if match is None:

@@ -6,6 +6,7 @@ import os
 import random
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -83,6 +84,16 @@ def values(field: FieldDescriptor, known: dict[str, list[str]]) -> st.SearchStra
     return st.lists(one, max_size=3) if field.is_repeated else one
 
 
+def with_nul(descriptor: Descriptor, known: dict[str, list[str]]) -> Iterator[Message]:
+    """For each text of a message, two with a NUL in it, which PostgreSQL does not store: one good else, one empty."""
+    texts = [field.name for field in descriptor.fields if field.type == FieldDescriptor.TYPE_STRING]
+    texts = [name for name in texts if not descriptor.fields_by_name[name].is_repeated]
+    good = {name: known[name][0] for name in texts if name in known}
+    for name in texts:
+        for others in (good, {}):
+            yield GetMessageClass(descriptor)(**others | {name: f"{good.get(name, '')}\0"})
+
+
 class Trial:
     """Sends generated messages, and keeps what should not be answered."""
 
@@ -104,6 +115,8 @@ class Trial:
             request_serializer=GetMessageClass(rpc.input_type).SerializeToString,
             response_deserializer=GetMessageClass(rpc.output_type).FromString,
         )
+        for message in with_nul(rpc.input_type, self.known):
+            self._judge(rpc, call, message, metadata)
         number = int(os.environ.get("MESSMAIL_SEED", str(random.SystemRandom().randrange(2**32))))
         print(f"{rpc.full_name}: seed {number}")
 
@@ -119,19 +132,22 @@ class Trial:
             # Limits of the installation would keep the rest of the messages out.
             if rpc.name.startswith("Set") and not getattr(message, "tenant_id", ""):
                 message.tenant_id = self.known["tenant_id"][0]  # type: ignore[attr-defined]
-            self.run += 1
-            try:
-                call(message, metadata=metadata, timeout=30)
-                self.answers["OK"] += 1
-            except (grpc.RpcError, MessmailError) as refused:
-                error = refused if isinstance(refused, MessmailError) else from_rpc_error(refused)
-                self.answers[error.status.name] += 1
-                if error.reason == Reason.ERROR_REASON_INTERNAL or (
-                    isinstance(refused, grpc.RpcError) and refused.code() is grpc.StatusCode.UNKNOWN
-                ):
-                    self.faults.append(f"{rpc.full_name}: {message}")
+            self._judge(rpc, call, message, metadata)
 
         holds()
+
+    def _judge(self, rpc: MethodDescriptor, call: Any, message: Message, metadata: Any) -> None:
+        self.run += 1
+        try:
+            call(message, metadata=metadata, timeout=30)
+            self.answers["OK"] += 1
+        except (grpc.RpcError, MessmailError) as refused:
+            error = refused if isinstance(refused, MessmailError) else from_rpc_error(refused)
+            self.answers[error.status.name] += 1
+            if error.reason == Reason.ERROR_REASON_INTERNAL or (
+                isinstance(refused, grpc.RpcError) and refused.code() is grpc.StatusCode.UNKNOWN
+            ):
+                self.faults.append(f"{rpc.full_name}: {message}")
 
 
 def in_a_day() -> Timestamp:
