@@ -71,6 +71,14 @@ def reencrypted(ring: str, master_key_id: str) -> Event:
     return Event.of_caller("keys_reencrypted", ring=ring, master_key_id=master_key_id)
 
 
+def _remove_retired(connection: Connection, stored: Sequence[StoredKey], now: datetime) -> None:
+    made = [(key.id.decode(), key.created_at) for key in stored]
+    _, listed = choose(made, now)
+    for kid, _ in made:
+        if kid not in listed:
+            key_store.remove_signing_key(connection, kid)
+
+
 class SigningKeys:
     """The keys of the database, known here within REFRESH_SECONDS."""
 
@@ -101,26 +109,24 @@ class SigningKeys:
         with self._database.tenant(OPERATOR) as connection:
             key_store.lock_rings(connection)
             now, stored = key_store.read_signing_keys(connection)
-            made = [(key.id.decode(), key.created_at) for key in stored]
-            _, listed = choose(made, now)
-            for kid, _ in made:
-                if kid not in listed:
-                    key_store.remove_signing_key(connection, kid)
+            _remove_retired(connection, stored, now)
             new = self._add(connection)
             self._audit.append(connection, Event.of_caller("keys_rotated", ring="signing", key_ids=[new]))
         return new
 
     def remove(self, kid: str) -> str:
-        """Takes a key away before its time, and with it all tokens that it signed.
+        """Takes a key away before its time, and with it all tokens that it signed. Retired keys go with it.
 
         Returns the kid of one made in its place, empty where there is a newer one. Raises INVALID_FIELD.
         """
         with self._database.tenant(OPERATOR) as connection:
             key_store.lock_rings(connection)
-            _, stored = key_store.read_signing_keys(connection)
+            now, stored = key_store.read_signing_keys(connection)
             kids = [key.id.decode() for key in stored]
             if kid not in kids:
                 raise invalid_field("key_id", "there is no such key in this ring")
+            # Before it, for whatever is left would be counted as its successor's predecessor, and be listed again.
+            _remove_retired(connection, stored, now)
             key_store.remove_signing_key(connection, kid)
             made = self._add(connection) if kid == kids[0] else ""
             self._audit.append(connection, Event.of_caller("key_removed", ring="signing", key_id=kid, made_id=made))

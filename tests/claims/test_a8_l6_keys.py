@@ -190,6 +190,9 @@ def test_a8_an_old_key_is_listed_until_its_last_token_has_ended(
     states = {key.key_id: key.state for key in member_center.admin.ListKeys(admin_pb.ListKeysRequest()).keys}
     assert states[made] == admin_pb.KEY_STATE_CURRENT
     assert {states[kid] for kid in before} == {admin_pb.KEY_STATE_RETIRED}
+    # Nor does it come back when the one after it is taken away.
+    removed = member_center.admin.RemoveKey(admin_pb.RemoveKeyRequest(ring=admin_pb.KEY_RING_SIGNING, key_id=made))
+    wait_until(lambda: listed() == {removed.made_key_id}, "the key made in its place alone")
 
 
 @pytest.mark.claim("L6", "links of a key that is taken away are dead, others are not")
