@@ -31,7 +31,7 @@ from gateway.routes import Route, RouteTable, read_routes
 from messmail.member_center.v1 import member_center_pb2
 from messmail.send_engine.v1 import send_engine_pb2
 from servicekit.mutual_tls import MutualTlsSettings
-from servicekit.preflight import check_client_secret, check_listen
+from servicekit.preflight import check_client_secret, check_listen, forbid_core_dumps
 from servicekit.telemetry import configure_logging
 
 ServiceName: TypeAlias = Literal["member-center", "send-engine"]
@@ -132,6 +132,7 @@ def serve(settings: GatewaySettings | None = None) -> None:
     )
     check_client_secret("GATEWAY_CLIENT_SECRET", settings.gateway_client_secret.get_secret_value())
     configure_logging("gateway")
+    forbid_core_dumps()
     config = uvicorn.Config(
         create_app(settings),
         host=host,

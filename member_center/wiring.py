@@ -51,7 +51,7 @@ from servicekit.audit_servicer import audit_service
 from servicekit.database import Database
 from servicekit.keyring import MasterKeys, read_master_keys
 from servicekit.mutual_tls import MutualTls, MutualTlsSettings
-from servicekit.preflight import check_database, check_listen
+from servicekit.preflight import check_database, check_listen, forbid_core_dumps
 from servicekit.revocations import Revocations
 from servicekit.server import RunningServer, Service, serve_until_stopped, start_server
 from servicekit.telemetry import configure_logging
@@ -190,6 +190,7 @@ def _start(settings: MemberCenterSettings, tls: MutualTls | None, opened: ExitSt
 def serve(settings: MemberCenterSettings | None = None) -> None:
     """Serves gRPC until SIGTERM."""
     configure_logging(NAME)
+    forbid_core_dumps()
     serve_until_stopped(NAME, start(settings or MemberCenterSettings()))
 
 

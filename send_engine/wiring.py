@@ -54,7 +54,7 @@ from servicekit.database import Database
 from servicekit.jwks import FetchedKeys
 from servicekit.keyring import MasterKeys, read_master_keys
 from servicekit.mutual_tls import MutualTls, MutualTlsSettings
-from servicekit.preflight import check_client_secret, check_database, check_listen
+from servicekit.preflight import check_client_secret, check_database, check_listen, forbid_core_dumps
 from servicekit.revocations import Revocations
 from servicekit.server import RunningServer, Service, serve_until_stopped, start_server
 from servicekit.stop_signals import StopSignals
@@ -178,6 +178,7 @@ def _start(settings: ServiceSettings, keys: MasterKeys, tls: MutualTls | None, o
 def serve(settings: ServiceSettings | None = None) -> None:
     """Serves gRPC until SIGTERM."""
     configure_logging(NAME)
+    forbid_core_dumps()
     serve_until_stopped(NAME, start(settings or ServiceSettings()))
 
 
@@ -268,6 +269,7 @@ class RunningWorker:
 def run_worker(settings: WorkerSettings | None = None) -> None:
     """Works until SIGTERM."""
     configure_logging("worker")
+    forbid_core_dumps()
     stop = StopSignals()
     worker = RunningWorker(settings or WorkerSettings())
     # What was made until now stays, and of the thousands of objects of a group nothing does. To look at them again and

@@ -48,8 +48,9 @@ _RETRY_SECONDS = 1.0
 _PARTING_SECONDS = 10.0
 _KEY_BYTES = 32
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Beyond so many alike at once, only their number is written: whoever guesses must not be able to fill the disk.
+# Beyond so many alike in a minute, only their number is written: whoever guesses must not be able to fill the disk.
 _MOST_ALIKE = 100
+_ALIKE_SECONDS = 60.0
 _REPEATED = {
     "call_refused",
     "client_authentication_failed",
@@ -78,6 +79,35 @@ class Event:
         return Event(name, facts, caller.client_id, caller.request_id)
 
 
+class Thinning:
+    """Keeps the first of many refusals alike in a minute, and of the others their number, once for each batch."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[tuple[str, UUID | None, str]] = Counter()
+        self._forget_at = 0.0
+
+    def of(self, events: Sequence[Event], now: float) -> list[Event]:
+        """Returns what to write of a batch; now is in seconds of any clock."""
+        if now >= self._forget_at:
+            self._seen.clear()
+            self._forget_at = now + _ALIKE_SECONDS
+        kept: list[Event] = []
+        more: Counter[tuple[str, UUID | None, str]] = Counter()
+        for event in events:
+            if event.name not in _REPEATED:
+                kept.append(event)
+                continue
+            key = (event.name, event.client_id, json.dumps(dict(event.facts), sort_keys=True))
+            self._seen[key] += 1
+            if self._seen[key] <= _MOST_ALIKE:
+                kept.append(event)
+            else:
+                more[key] += 1
+        for (name, client_id, facts), count in more.items():
+            kept.append(Event(name, json.loads(facts) | {"more_alike": count}, client_id))
+        return kept
+
+
 class AuditLog:
     """The audit log in one service's database."""
 
@@ -87,6 +117,7 @@ class AuditLog:
         self._waiting: queue.Queue[Event] = queue.Queue(_MOST_WAITING)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._write_until_stopped, name="audit", daemon=True)
+        self._thinning = Thinning()
         self._last_number = 0
 
     def begin(self) -> None:
@@ -178,7 +209,7 @@ class AuditLog:
                 return batch
 
     def _write(self, batch: list[Event]) -> None:
-        events, give_up_at = thinned(batch), float("inf")
+        events, give_up_at = self._thinning.of(batch, time.monotonic()), float("inf")
         while True:
             try:
                 with self._database.tenant(OPERATOR) as connection:
@@ -226,21 +257,6 @@ def is_whole(key: bytes, head: Head) -> bool:
 def told_head(number: int, last_mac: bytes) -> str:
     """Returns the head as it is told and kept elsewhere."""
     return f"{number}:{last_mac.hex()}" if number else ""
-
-
-def thinned(events: Sequence[Event]) -> list[Event]:
-    """Returns the events, of many refusals alike only the first ones and the number of the others."""
-    kept: list[Event] = []
-    alike: Counter[tuple[str, UUID | None, str]] = Counter()
-    for event in events:
-        key = (event.name, event.client_id, json.dumps(dict(event.facts), sort_keys=True))
-        alike[key] += 1
-        if event.name not in _REPEATED or alike[key] <= _MOST_ALIKE:
-            kept.append(event)
-    for (name, client_id, facts), count in alike.items():
-        if name in _REPEATED and count > _MOST_ALIKE:
-            kept.append(Event(name, json.loads(facts) | {"more_alike": count - _MOST_ALIKE}, client_id))
-    return kept
 
 
 def _there(head: Head | None) -> Head:

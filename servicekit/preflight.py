@@ -5,6 +5,7 @@ Each check raises RuntimeError, whose text is for whoever starts the process; no
 
 from __future__ import annotations
 
+import resource
 import time
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -36,6 +37,11 @@ _ROLE = """
 """
 
 _log = structlog.get_logger()
+
+
+def forbid_core_dumps() -> None:
+    """Has the kernel write no image of this process when it crashes: it would hold keys, tokens and addresses."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def check_listen(setting: str, listen: str, way_out: str, *, allowed: bool) -> None:

@@ -30,6 +30,17 @@ pytestmark = pytest.mark.timeout(300)
 PASSWORD = "a-word-of-the-relay-that-nobody-else-knows"
 
 
+@pytest.mark.claim("A11", "processes that hold secrets: no core file of them", run=4)
+def test_a11_no_process_leaves_a_core_file(stack: Stack) -> None:
+    for part in ("member-center", "send-engine", "gateway", "worker"):
+        pids = stack.pids(part)
+        assert pids
+        for pid in pids:
+            limits = Path(f"/proc/{pid}/limits").read_text(encoding="ascii").splitlines()
+            (core,) = (line.split() for line in limits if line.startswith("Max core file size"))
+            assert core[4:6] == ["0", "0"]
+
+
 def dump(stack: Stack) -> Iterator[tuple[str, str]]:
     """Yields the text of every row of every table of both databases, whoever's it is, and the table's name."""
     ledger = Ledger(stack)

@@ -62,7 +62,7 @@ def test_the_gateways_share_the_five_an_hour_of_an_address_on_a_list(
     assert other.status == 200
 
 
-@pytest.mark.claim("T8", "600 a minute for an anonymous IP, over two gateways and every path", asked=601, run=601)
+@pytest.mark.claim("T8", "600 a minute for an anonymous IP, over two gateways and two paths", asked=601, run=601)
 def test_the_gateways_share_the_six_hundred_a_minute_of_an_address(
     member_center: MemberCenter, gateways: list[GatewayProcess]
 ) -> None:

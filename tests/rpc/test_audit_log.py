@@ -21,7 +21,7 @@ from messmail.member_center.v1 import member_center_pb2 as pb
 from messmail.member_center.v1 import member_center_pb2_grpc
 from messmail.member_center.v1 import member_center_people_pb2 as people_pb
 from servicekit import audit, audit_check
-from servicekit.audit import AuditLog, Event, thinned
+from servicekit.audit import AuditLog, Event, Thinning
 from servicekit.audit_check import AuditCheck
 from servicekit.database import Database
 from servicekit.keyring import MasterKeys
@@ -459,9 +459,14 @@ def test_of_many_refusals_alike_the_number_is_kept() -> None:
         Event("call_refused", {"rpc": "/x", "reason": "TOKEN_INVALID"}, request_id=str(turn)) for turn in range(500)
     ]
     issued = [Event("token_issued", {"tenant_id": "t"}) for _ in range(500)]
-    kept = thinned([*refusals, *issued])
+    thinning = Thinning()
+    kept = thinning.of([*refusals, *issued], now=0)
     assert len(kept) == 100 + 1 + 500
     assert kept[-1].facts == {"rpc": "/x", "reason": "TOKEN_INVALID", "more_alike": 400}
+    # However many batches a minute has.
+    (more,) = thinning.of(refusals, now=59)
+    assert more.facts["more_alike"] == 500
+    assert len(thinning.of(refusals, now=60)) == 100 + 1
 
 
 def test_what_is_waiting_when_the_database_is_away_is_written_later(engines: Engines) -> None:

@@ -146,6 +146,7 @@ def test_a_mail_handed_over_without_an_answer_is_sent_again_or_held(send_engine:
         assert set(counted.values()) == {1}
 
 
+@pytest.mark.claim("S7", "without a consent answer, or with one too old: not mailed")
 def test_without_a_consent_answer_nobody_is_mailed_and_later_everybody_is(send_engine: Installation) -> None:
     newsletter = send_engine.member_center.newsletter(people=50)
     with send_engine.worker():
@@ -227,6 +228,7 @@ def test_a_mail_over_which_composing_fails_is_put_off_and_the_rest_goes_on(
         assert send_engine.wait(job).counters.sent == 20
 
 
+@pytest.mark.claim("S7", "without a consent answer, or with one too old: not mailed")
 def test_nobody_is_mailed_whose_group_was_not_marked_before_consent_was_asked(send_engine: Installation) -> None:
     newsletter = send_engine.member_center.newsletter(people=300)
     unmarked: list[uuid.UUID] = []
@@ -429,6 +431,7 @@ def test_results_wait_while_the_database_is_away(send_engine: Installation) -> N
     assert sorted(send_engine.sink.recipients()) == addresses(newsletter)
 
 
+@pytest.mark.claim("S7", "without a consent answer, or with one too old: not mailed")
 def test_consent_is_asked_again_for_whom_a_slow_relay_did_not_get_to(
     send_engine: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,6 +452,7 @@ def test_consent_is_asked_again_for_whom_a_slow_relay_did_not_get_to(
     assert done.counters.suppressed == 32 - done.counters.sent
 
 
+@pytest.mark.claim("S7", "without a consent answer, or with one too old: not mailed")
 def test_an_answer_about_consent_that_came_too_late_is_asked_for_again(
     send_engine: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
