@@ -58,6 +58,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         # Nobody waits for these; each would keep this object, and it them, until Python looks for such rings.
         self.pipeline.clear()
+        self.cycle = None  # type: ignore[assignment]
 
     def pause_writing(self) -> None:
         super().pause_writing()
