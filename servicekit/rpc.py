@@ -148,6 +148,8 @@ class Guard(grpc.ServerInterceptor):
         self._audit = audit
         self._allowed_names = allowed_names
         self._arrivals = arrivals
+        # A handler is the same for every call, and is wrapped once.
+        self._guarded: dict[str, Any] = {}
 
     def intercept_service(
         self,
@@ -155,13 +157,19 @@ class Guard(grpc.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         """Wraps the handler of an RPC of the contract; of others (health, reflection), only the arrival is bounded."""
+        path = handler_call_details.method
+        guarded = self._guarded.get(path)
+        if guarded is not None:
+            return guarded
         handler = continuation(handler_call_details)
-        access = self._access.get(handler_call_details.method)
         if handler is None:
             return None
-        if access is None:
-            return self._bound_arrival(handler)
-        path = handler_call_details.method
+        access = self._access.get(path)
+        guarded = self._bound_arrival(handler) if access is None else self._guard(path, access, handler)
+        self._guarded[path] = guarded
+        return guarded
+
+    def _guard(self, path: str, access: options_pb2.Access, handler: Any) -> Any:
         read = _bounded(handler.request_deserializer, self._max_bytes[path])
 
         if handler.response_streaming:
@@ -169,10 +177,11 @@ class Guard(grpc.ServerInterceptor):
 
             def answer_stream(received: Iterator[_Received], context: grpc.ServicerContext) -> Iterator[Message]:
                 request = self._arrivals.first(received, context)
-                request_id = _request_id(context)
+                metadata = _metadata(context)
+                request_id = _request_id(metadata, context)
                 with bind_request_id(request_id):
                     try:
-                        yield from stream(self._admit(path, access, request, request_id, context), context)
+                        yield from stream(self._admit(path, access, request, request_id, metadata, context), context)
                     except Exception as error:
                         self._refuse(error, path, request_id, context)
 
@@ -182,10 +191,11 @@ class Guard(grpc.ServerInterceptor):
 
         def answer(received: Iterator[_Received], context: grpc.ServicerContext) -> Any:
             request = self._arrivals.first(received, context)
-            request_id = _request_id(context)
+            metadata = _metadata(context)
+            request_id = _request_id(metadata, context)
             with bind_request_id(request_id):
                 try:
-                    return unary(self._admit(path, access, request, request_id, context), context)
+                    return unary(self._admit(path, access, request, request_id, metadata, context), context)
                 except Exception as error:
                     self._refuse(error, path, request_id, context)
 
@@ -211,6 +221,7 @@ class Guard(grpc.ServerInterceptor):
         access: options_pb2.Access,
         request: _Received | None,
         request_id: str,
+        metadata: Mapping[str, str],
         context: grpc.ServicerContext,
     ) -> Message:
         # Threads are reused: whoever called before has nothing to do with this call.
@@ -223,7 +234,7 @@ class Guard(grpc.ServerInterceptor):
         if seconds < _LEAST_TIME_SECONDS:
             raise MessmailError(Reason.ERROR_REASON_DEADLINE_EXCEEDED, "the deadline leaves too little time to answer")
         _deadline.set(time.monotonic() + seconds)
-        caller = self._identify(access, request_id, context)
+        caller = self._identify(access, request_id, metadata, context)
         set_caller(caller)
         if request is None:
             raise MessmailError(Reason.ERROR_REASON_MALFORMED_BODY, "a call has one message, and this one had none")
@@ -238,8 +249,13 @@ class Guard(grpc.ServerInterceptor):
             self._audit.record(Event.of_caller("acted_for_tenant", rpc=path, tenant_id=tenant_id))
         return request
 
-    def _identify(self, access: options_pb2.Access, request_id: str, context: grpc.ServicerContext) -> Caller:
-        metadata = _metadata(context)
+    def _identify(
+        self,
+        access: options_pb2.Access,
+        request_id: str,
+        metadata: Mapping[str, str],
+        context: grpc.ServicerContext,
+    ) -> Caller:
         authorization = metadata.get("authorization")
         claims = self._verifier.verify(bearer_token(authorization)) if authorization else None
         if claims is not None:
@@ -269,8 +285,8 @@ class Guard(grpc.ServerInterceptor):
         context.abort_with_status(to_grpc_status(error, request_id))
 
 
-def _request_id(context: grpc.ServicerContext) -> str:
-    request_id = clean_request_id(_metadata(context).get(REQUEST_ID), uuid.uuid4().hex)
+def _request_id(metadata: Mapping[str, str], context: grpc.ServicerContext) -> str:
+    request_id = clean_request_id(metadata.get(REQUEST_ID), uuid.uuid4().hex)
     context.set_trailing_metadata(((REQUEST_ID, request_id),))
     return request_id
 

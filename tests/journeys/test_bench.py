@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 CALLS = {
+    "a sketch of subscribe",
     "keys (passing through)",
     "token",
     "subscribe",
@@ -15,6 +16,7 @@ CALLS = {
     "job read",
     "subscribe without RLS",
     "subscribe without consent log",
+    "subscribe without mails",
 }
 
 
