@@ -181,7 +181,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4, help="how long each measurement of a round takes")
-    parser.add_argument("--costs", action="store_true", help=f"also measure subscribe without {', '.join(WITHOUT)}")
     parser.add_argument("--save", type=Path, default=report.RESULTS / "rest.json", help="where the result goes")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -189,9 +188,8 @@ def main() -> int:
         with stack(Path(folder)) as installation, sketch.running(installation.postgres.superuser_url()) as sketch_port:
             calls = prepare(installation)
             sketched = subscribes(str(uuid.uuid4()))
-            costs = WITHOUT if options.costs else ()
             rounds: dict[str, list[float]] = {
-                name: [] for name in (BASELINE, SKETCH, *calls, *(f"subscribe without {what}" for what in costs))
+                name: [] for name in (BASELINE, SKETCH, *calls, *(f"subscribe without {what}" for what in WITHOUT))
             }
             for number in range(1, options.rounds + 1):
                 print(f"round {number} of {options.rounds}", file=sys.stderr, flush=True)
@@ -202,7 +200,7 @@ def main() -> int:
                 rounds[SKETCH].append(load.rate)
                 for name, requests in calls.items():
                     rounds[name].append(measure(installation, requests, options.seconds))
-                for what in costs:
+                for what in WITHOUT:
                     rate = measure_without(installation, what, calls["subscribe"], options.seconds)
                     rounds[f"subscribe without {what}"].append(rate)
     print(report.table(rounds, BASELINE, "requests/s"))
