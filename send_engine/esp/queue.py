@@ -18,7 +18,7 @@ class MailQueue:
         abort: Callable[[], bool],
         on_settled: Callable[[int, Outcome], None] | None = None,
     ) -> None:
-        self.mails = mails
+        self.mails = list(mails)
         self.abort = abort
         self._on_settled = on_settled
         self.settled = asyncio.get_running_loop().create_future()

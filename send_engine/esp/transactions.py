@@ -15,6 +15,7 @@ from send_engine.esp.port import Category, ComposedMail, Outcome, Verdict
 from send_engine.esp.queue import MailQueue
 from send_engine.esp.replies import Phase, Reply, accepted, classify
 from send_engine.esp.session import Session
+from send_engine.esp.seven_bit import seven_bit
 from send_engine.esp.timeouts import Timeouts
 from servicekit.failpoints import ARMED, reached
 
@@ -37,7 +38,7 @@ _NO_SMTPUTF8 = Outcome(
     Verdict.failed, None, "5.6.7", "the server does not offer SMTPUTF8, which this address needs", Category.mailbox
 )
 _NO_8BITMIME = Outcome(
-    Verdict.failed, None, "5.6.3", "the server does not offer 8BITMIME, which this text needs", Category.content
+    Verdict.failed, None, "5.6.3", "the server does not offer 8BITMIME, which this address needs", Category.mailbox
 )
 _TOO_BIG = Outcome(Verdict.failed, None, "5.3.4", "the mail is larger than the server allows", Category.content)
 _NO_PATH = Outcome(Verdict.failed, None, "5.1.3", "the address cannot stand in an SMTP command", Category.mailbox)
@@ -282,7 +283,11 @@ class Transactions:
             index = self._queue.take()
             if index is None:
                 return None
-            obstacle = self._obstacle(self._queue.mails[index])
+            mail = self._queue.mails[index]
+            if mail.eight_bit and not self._extensions.eight_bit and not mail.smtputf8:
+                # Any server takes it in this form, should it have to wait for another session.
+                mail = self._queue.mails[index] = seven_bit(mail)
+            obstacle = self._obstacle(mail)
             if obstacle is None:
                 self._session.begun += 1
                 return index

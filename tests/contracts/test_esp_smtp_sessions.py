@@ -1,6 +1,7 @@
 """How SMTP sessions are opened, shared, renewed and ended."""
 
 import asyncio
+import email
 import gc
 import socket
 import weakref
@@ -116,9 +117,21 @@ def test_an_address_that_needs_smtputf8_is_sent_as_it_is_where_it_is_offered() -
     assert server.mails[0].parameters == "BODY=8BITMIME SMTPUTF8"
 
 
-def test_an_eight_bit_body_fails_where_it_is_not_offered() -> None:
-    eight_bit = ComposedMail("bounce@list.example", "reader@example.org", "é\r\n".encode(), False, True)
-    outcomes, server = play(SmtpServer(extensions=("PIPELINING",)), lambda esp: esp.send([eight_bit], never))
+@pytest.mark.parametrize("others", [("PIPELINING",), ()])
+def test_an_eight_bit_body_is_quoted_where_it_is_not_offered(others: tuple[str, ...]) -> None:
+    head = b"Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
+    eight_bit = mail(1)._replace(data=head + "..é\r\n".encode(), eight_bit=True)
+    outcomes, server = play(SmtpServer(extensions=others), lambda esp: esp.send([eight_bit, eight_bit], never))
+    assert verdicts(outcomes) == [Verdict.accepted, Verdict.accepted]
+    for received in server.mails:
+        assert received.parameters == ""
+        assert received.data.isascii()
+        assert email.message_from_bytes(received.data).get_payload(decode=True) == ".é\r\n".encode()
+
+
+def test_an_address_beyond_ascii_fails_where_no_eight_bits_are_offered() -> None:
+    internationalised = ComposedMail("bounce@list.example", "用戶@example.org", "é\r\n".encode(), True, True)
+    outcomes, server = play(SmtpServer(extensions=("SMTPUTF8",)), lambda esp: esp.send([internationalised], never))
     assert (outcomes[0].verdict, outcomes[0].enhanced) == (Verdict.failed, "5.6.3")
     assert server.mails == []
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from send_engine.composing import Content, ContentError, JobComposer, ListProfile, Recipient, compose_confirmation
 from send_engine.esp.port import ComposedMail
+from send_engine.esp.seven_bit import seven_bit
 
 NOW = datetime(2026, 11, 23, 9, 30, 15, 123456, tzinfo=UTC)
 LEAVE = "https://mail.example/u/AbC_-123?list=7&x=1"
@@ -307,6 +308,23 @@ def test_alternatives_are_read_exactly_as_typed(html: str, text: str) -> None:
     assert LEAVE.replace("&", "&amp;") in footer.group()
     rest = web[: footer.start()] + web[footer.end() :]
     assert rest.replace("\n", "") == as_lines(html).replace("\n", "")
+
+
+@given(body, body)
+@example(".週\n.\n..報\n", "<p>.週</p>\n.\n")
+@example("字" * 600, "x")
+def test_a_mail_for_a_server_without_8bitmime_says_the_same(text: str, html: str) -> None:
+    mail = compose(body_html=html, body_text=text)
+    plain = seven_bit(mail)
+    assert plain.data.isascii()
+    before, after = read(mail), read(plain)
+    encoding = "Content-Transfer-Encoding"
+    for part, same in zip(before.walk(), after.walk(), strict=True):
+        assert [field for field in same.items() if field[0] != encoding] == [
+            field for field in part.items() if field[0] != encoding
+        ]
+        assert same[encoding] == ("quoted-printable" if part[encoding] == "8bit" else part[encoding])
+        assert same.get_payload(decode=True) == part.get_payload(decode=True)
 
 
 def test_the_footer_stands_inside_the_last_body_element() -> None:
