@@ -23,6 +23,8 @@ from servicekit.errors import MessmailError
 
 _LARGE_BODY_BYTES = 1024 * 1024
 _LARGE_BODY_SECONDS = 30.0
+# RFC 6749 section 5.1 asks for both.
+_NO_STORE = (("cache-control", "no-store"), ("pragma", "no-cache"))
 _FIELD = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -43,7 +45,7 @@ class Endpoint:
         self._pages = pages
         self._documentation = documentation
         self._cross_origin = cross_origin
-        self._headers = (("cache-control", "no-store"),) if self._face.no_store else ()
+        self._headers = _NO_STORE if self._face.no_store else ()
 
     async def answer(self, request: HttpRequest, path_fields: Mapping[str, str]) -> Answer:
         """Answers a request; raises MessmailError."""

@@ -46,6 +46,14 @@ def media_type(content_type: str, accepted: tuple[str, ...]) -> str:
     )
 
 
+def refuse_encoded(content_encoding: str) -> None:
+    """Raises UNSUPPORTED_MEDIA_TYPE for a body that is compressed (RFC 9110 section 15.5.16)."""
+    if content_encoding.lower() not in ("", "identity"):
+        raise MessmailError(
+            Reason.ERROR_REASON_UNSUPPORTED_MEDIA_TYPE, "send the body as it is, without a Content-Encoding"
+        )
+
+
 def parse_parameters(encoded: bytes, what: str) -> dict[str, str]:
     """Reads a query or a form body; raises MALFORMED_BODY or INVALID_FIELD (a parameter that is there twice)."""
     if not encoded:

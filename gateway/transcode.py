@@ -13,7 +13,16 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from gateway.exchange import HttpRequest
-from gateway.forms import FORM, JSON, MULTIPART, media_type, parse_basic, parse_multipart, parse_parameters
+from gateway.forms import (
+    FORM,
+    JSON,
+    MULTIPART,
+    media_type,
+    parse_basic,
+    parse_multipart,
+    parse_parameters,
+    refuse_encoded,
+)
 from gateway.json_reader import check_readable, fill, fill_from_text, load_object
 from gateway.json_writer import is_absent_when_empty, json_writer
 from gateway.routes import Route
@@ -48,7 +57,8 @@ class RequestReader:
         if route.has_body and not route.face.query_with_body:
             violations += [FieldViolation(name[:100], "is not accepted in the query") for name in query]
         else:
-            fill_from_text(message, query, violations)
+            # What is mailed comes back with what relays and browsers hung onto it, and its reader can take nothing off.
+            fill_from_text(message, query, violations, ignore_unknown=bool(route.face.page))
             sources.append(query)
         if route.has_body:
             sources.append(await self._read_body(request, message, violations))
@@ -82,6 +92,7 @@ class RequestReader:
         body = await request.body(self._route.max_body_bytes)
         if not body:
             return {}
+        refuse_encoded(request.headers.get("content-encoding", ""))
         content_type = request.headers.get("content-type", "")
         kind = media_type(content_type, self._accepted)
         if kind == JSON:
@@ -133,8 +144,10 @@ def accepted_types(route: Route) -> tuple[str, ...]:
 
 def _read_basic(authorization: str, message: Any) -> dict[str, str]:
     credentials = parse_basic(authorization)
+    # The same client_id in the body is no second way to authenticate (RFC 6749 section 3.2.1), and often sent.
+    is_repeated = message.client_id == credentials.client_id
     message.client_id, message.client_secret = credentials.client_id, credentials.client_secret
-    return dict.fromkeys(_CREDENTIALS, "")
+    return dict.fromkeys(_CREDENTIALS[1:] if is_repeated else _CREDENTIALS, "")
 
 
 def _given_twice(sources: list[Mapping[str, object]]) -> list[FieldViolation]:

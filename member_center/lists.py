@@ -18,9 +18,9 @@ from servicekit.addresses import AddressError, parse_address, parse_mailbox
 from servicekit.audit import AuditLog, Event, Fact
 from servicekit.database import Database
 from servicekit.errors import MessmailError, Reason, invalid_field
+from servicekit.languages import CHINESE
 
-DEFAULT_LANGUAGE = "zh-TW"
-LANGUAGES = (DEFAULT_LANGUAGE, "en")
+DEFAULT_LANGUAGE = CHINESE
 # What a tenant's client needs to call for a list that requires a token. The contract names it too (list_scope).
 MEMBERS_SCOPE = "newsletter:members.write"
 # A list is read again after this long, so that its limits are in force everywhere soon.

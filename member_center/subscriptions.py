@@ -14,7 +14,7 @@ from member_center import consent
 from member_center.address_hashes import AddressHashes
 from member_center.limits import Limiter
 from member_center.links import Links
-from member_center.lists import LANGUAGES, Lists, check_members_scope
+from member_center.lists import Lists, check_members_scope
 from member_center.records.consent import (
     Answer,
     Evidence,
@@ -34,6 +34,7 @@ from servicekit.access import Caller
 from servicekit.addresses import EmailAddress
 from servicekit.database import BriefTransaction, Database, Run
 from servicekit.errors import MessmailError
+from servicekit.languages import spoken
 
 UNSUBSCRIBE_TOKEN_LIFE = timedelta(hours=1)
 _THROUGH = {
@@ -241,8 +242,9 @@ def language_of(subscription: Subscription | None, newsletter_list: NewsletterLi
     if subscription is not None:
         pending = subscription.pending.preferences if subscription.pending else None
         chosen = (subscription.preferences if pending is None else pending).get("lang")
-        if chosen in LANGUAGES:
-            return str(chosen)
+        language = spoken(chosen)
+        if language is not None:
+            return language
     return newsletter_list.profile.language
 
 

@@ -13,12 +13,10 @@ migrations    brings a database to this version's schema: roles, clock and fence
 identifiers   ids that sort by time, for rows that stay inside
 keyring       secrets at rest, encrypted under the installation's master keys
 addresses     checks e-mail addresses
+languages     the languages that mails and pages have, and which of them a wish means
 json_bounds   bounds on JSON objects that people send
 redaction     keeps secrets and addresses out of logs
 telemetry     structured logs
-migrations    what both services' databases have in common
-jwks          the issuer's public keys, fetched over gRPC
-identifiers   UUIDs that sort by time
 
 servicekit knows no service: it imports nothing of member_center, send_engine or gateway.
 """

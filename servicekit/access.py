@@ -123,6 +123,7 @@ def scope_missing(scope: str) -> MessmailError:
 def bearer_token(authorization: str) -> str:
     """Takes the token out of an Authorization value (RFC 6750); raises TOKEN_INVALID when it is no bearer token."""
     scheme, _, token = authorization.partition(" ")
+    token = token.lstrip(" ")
     if scheme.lower() != "bearer" or not token or " " in token:
         raise MessmailError(
             Reason.ERROR_REASON_TOKEN_INVALID, "the Authorization header must read 'Bearer <ACCESS_TOKEN>'"

@@ -26,6 +26,7 @@ _PROBLEMS: Final = {
     "local_too_long": 'has more than 64 octets before the "@"',
     "local_quoted": "has a quoted local part, which is not accepted",
     "local_dots": "has a local part that begins or ends with a dot, or has two in a row",
+    "local_encoded": 'has an encoded-word before the "@"',
     "local_character": 'has a character before the "@" that is not accepted',
     "domain_empty": 'has nothing after the "@"',
     "domain_literal": "names an IP address instead of a domain",
@@ -55,6 +56,7 @@ _BREAKING_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 # change with the next edition of Unicode.
 _UNFIT_LOCAL_CATEGORIES: Final = frozenset({"Cf", "Cn", "Co", "Zs"})
 # What WHATWG calls "ends in a number": some resolvers would read the whole name as an IPv4 address.
+_ENCODED_WORD: Final = re.compile(r"=\?[^?]+\?[bq]\?[^?]*\?=", re.IGNORECASE)
 _NUMERIC_LABEL: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 _MAILBOX: Final = re.compile(r"(?P<name>[^<>]*)<(?P<address>[^<>]*)>")
@@ -167,6 +169,9 @@ def _check_local(local: str) -> None:
         raise AddressError("local_empty")
     if len(local.encode()) > _MAX_LOCAL_OCTETS:
         raise AddressError("local_too_long")
+    # RFC 2047 allows no encoded word in an address, and yet there are readers that decode one there.
+    if _ENCODED_WORD.search(local):
+        raise AddressError("local_encoded")
     if local.startswith(".") or local.endswith(".") or ".." in local:
         raise AddressError("local_dots")
     if local.isascii():

@@ -126,7 +126,8 @@ def _check_scalar(value: object) -> Json:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise BoundsError("has a number that is not finite")
-        return int(value) if value.is_integer() and abs(value) <= _MAX_EXACT_INTEGER else value
+        # Stored, 1e300 is an integer too, of 301 digits.
+        return _check_scalar(int(value)) if value.is_integer() else value
     raise BoundsError("has a value that JSON does not know")
 
 

@@ -12,9 +12,10 @@ from typing import Any
 from minijinja import Environment
 
 from gateway.exchange import Answer, HttpRequest
-from gateway.pages.negotiation import ENGLISH, preferred_language, prefers_html
+from gateway.pages.negotiation import preferred_language, prefers_html
 from gateway.pages.texts import LANGUAGES, TEXTS, problem_text
 from servicekit.errors import MessmailError
+from servicekit.languages import ENGLISH
 
 HTML = "text/html; charset=utf-8"
 PAGE_HEADERS = (

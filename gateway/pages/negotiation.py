@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-ENGLISH = "en"
-CHINESE = "zh-TW"
+from servicekit.languages import ENGLISH, spoken
 
 
 def prefers_html(accept: str) -> bool:
@@ -23,11 +22,8 @@ def prefers_html(accept: str) -> bool:
 def preferred_language(accept_language: str) -> str:
     """Returns the language of the pages for an Accept-Language header: Chinese in any form, else English."""
     ranked = sorted(_ranked(accept_language), key=lambda ranked: -ranked[1])
-    for tag, quality in ranked:
-        primary = tag.partition("-")[0]
-        if quality > 0 and primary in ("zh", "en"):
-            return CHINESE if primary == "zh" else ENGLISH
-    return ENGLISH
+    wished = (spoken(tag) for tag, quality in ranked if quality > 0)
+    return next((language for language in wished if language is not None), ENGLISH)
 
 
 def _ranked(header: str) -> Iterator[tuple[str, float]]:

@@ -53,7 +53,7 @@ def reference_page(document: dict[str, Any], reasons: list[tuple[ReasonStatus, s
 
 
 def _marked(text: str) -> str:
-    return safe(_CODE.sub(r"<code>\1</code>", escape(text)))
+    return safe(_CODE.sub(r"<code>\1</code>", str(escape(text))))
 
 
 def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.pages.negotiation import CHINESE, ENGLISH
+from servicekit.languages import CHINESE, ENGLISH
 
 
 @dataclass(frozen=True, slots=True)

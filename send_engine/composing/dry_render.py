@@ -8,6 +8,7 @@ import resource
 import sys
 
 from send_engine.composing.content import ContentError, Recipient
+from send_engine.composing.headers import check_header_text
 from send_engine.composing.templates import compile_templates, names_for, names_for_html, render
 
 _MEMORY = 256 * 1024 * 1024
@@ -26,7 +27,9 @@ def main() -> None:
     for field in fields:
         print(json.dumps({"field": field}), flush=True)
         try:
-            render(environment, field, names_for_html(names) if field == "body_html" else names)
+            rendered = render(environment, field, names_for_html(names) if field == "body_html" else names)
+            if field == "subject":
+                check_header_text(field, rendered)
         except ContentError as error:
             print(json.dumps({"field": field, "error": error.message, "line": error.line}), flush=True)
             return

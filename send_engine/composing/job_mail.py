@@ -6,13 +6,12 @@ recipients differ in nothing but plain words, `mail_forms` makes the same bytes 
 """
 
 import hashlib
-import html
 from collections.abc import Callable
 from datetime import datetime
 
 from send_engine.composing.bodies import encoded
 from send_engine.composing.content import Content, ContentError, ListProfile, Recipient
-from send_engine.composing.footer import html_footer, split_html, text_footer
+from send_engine.composing.footer import html_footer, shows, split_html, text_footer
 from send_engine.composing.headers import (
     ascii_domain,
     check_address,
@@ -173,7 +172,7 @@ class _TemplateMessage:
             text += ("" if text.endswith("\n") else "\n") + text_footer(texts, self._profile.list_name, link)
         parts = [whole_part(PLAIN, "body_text", text)]
         if web is not None:
-            if html.escape(link) not in web:
+            if not shows(web, link):
                 before, after = split_html(web)
                 web = before + html_footer(texts, self._profile.list_name, link) + after
             parts.append(whole_part(HTML, "body_html", web))

@@ -6,6 +6,8 @@ called the list; nothing a stranger typed is ever put into a text. The English i
 
 from dataclasses import dataclass
 
+from servicekit.languages import CHINESE, ENGLISH, spoken
+
 
 @dataclass(frozen=True, slots=True)
 class MailTexts:
@@ -22,7 +24,7 @@ class MailTexts:
 
 
 _ZH_TW = MailTexts(
-    tag="zh-TW",
+    tag=CHINESE,
     footer="您收到這封信，是因為您訂閱了「{list_name}」。",
     unsubscribe="取消訂閱",
     confirm_subject="請確認您要訂閱「{list_name}」",
@@ -32,7 +34,7 @@ _ZH_TW = MailTexts(
     confirm_ignore="如果不是您本人申請，請忽略這封信；沒有確認，您就不會收到任何郵件。",
 )
 _EN = MailTexts(
-    tag="en",
+    tag=ENGLISH,
     footer='You receive this mail because you subscribed to "{list_name}".',
     unsubscribe="Unsubscribe",
     confirm_subject='Please confirm your subscription to "{list_name}"',
@@ -42,19 +44,9 @@ _EN = MailTexts(
     confirm_life="The link is valid for 7 days.",
     confirm_ignore="If it was not you, please ignore this mail. Without a confirmation you will not receive anything.",
 )
-LANGUAGES = (_EN, _ZH_TW)
+_TEXTS = {CHINESE: _ZH_TW, ENGLISH: _EN}
 
 
 def pick_texts(*wishes: object) -> MailTexts:
-    """Returns the texts for the first wish we speak: a BCP 47 tag like `zh-TW` or `en-GB`. Others are passed over.
-
-    Every Chinese tag gets Traditional Chinese, the only Chinese we have. English is the last resort.
-    """
-    for wish in wishes:
-        if isinstance(wish, str):
-            language = wish.replace("_", "-").partition("-")[0].strip().lower()
-            if language == "zh":
-                return _ZH_TW
-            if language == "en":
-                return _EN
-    return _EN
+    """Returns the texts for the first wish that names a language we speak; English is the last resort."""
+    return next((_TEXTS[language] for language in map(spoken, wishes) if language is not None), _EN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 
 from gateway.routes import Route, read_routes
 from gateway.wiring import SERVICES
@@ -221,6 +223,13 @@ def test_another_content_type_is_refused(gateway: GatewayUnderTest, content_type
     assert answer.json["metadata"] == {"accepted": "application/json"}
 
 
+def test_a_compressed_body_is_refused(gateway: GatewayUnderTest) -> None:
+    headers = {"Content_Type": "application/json", "Content_Encoding": "gzip"}
+    answer = gateway.call("POST", "/newsletter/subscribe", gzip.compress(b"{}"), **headers)
+    assert (answer.status, answer.json["reason"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
+    assert "Content-Encoding" in answer.json["detail"]
+
+
 def test_the_charset_utf8_may_be_named(gateway: GatewayUnderTest) -> None:
     body = b'{"list_id": "%s", "email": "a@example.com"}' % LIST.encode()
     answer = gateway.call("POST", "/newsletter/subscribe", body, Content_Type='Application/JSON; charset="UTF-8"')
@@ -238,7 +247,7 @@ def test_a_query_beside_a_body_is_refused(gateway: GatewayUnderTest) -> None:
     assert violations(answer)["list_id"] == "is not accepted in the query"
 
 
-@pytest.mark.parametrize("query", ["token=a&token=b", "token=%zz", "token=%ff", "token=a;x=b&x=1"])
+@pytest.mark.parametrize("query", ["token=a&token=b", "token=%zz", "token=%ff", "token=a&%74oken=b"])
 def test_a_query_that_can_be_read_in_two_ways_is_refused(gateway: GatewayUnderTest, query: str) -> None:
     assert gateway.call("GET", f"/newsletter/confirm?{query}").status == 400
 
@@ -264,6 +273,27 @@ def test_one_click_unsubscribe_takes_its_token_from_the_query(
     answer = gateway.call("POST", "/newsletter/unsubscribe?token=sealed", body, Content_Type=content_type)
     assert (answer.status, answer.json["status"]) == (200, "unsubscribed")
     assert gateway.seen.requests[-1] == mc.UnsubscribeRequest(token="sealed")
+
+
+@pytest.mark.parametrize(
+    ("path", "request_message"),
+    [
+        ("confirm", mc.FollowConfirmLinkRequest(token="sealed")),
+        ("unsubscribe", mc.FollowUnsubscribeLinkRequest(token="sealed")),
+        ("preference-center", mc.GetPreferenceCenterRequest(token="sealed")),
+    ],
+)
+def test_a_mailed_link_works_with_what_others_hung_onto_it(
+    gateway: GatewayUnderTest, path: str, request_message: Message
+) -> None:
+    answer = gateway.call("GET", f"/newsletter/{path}?utm_source=mail&token=sealed&fbclid=%22", Accept="text/html")
+    assert (answer.status, gateway.seen.requests[-1]) == (200, request_message)
+
+
+def test_one_click_unsubscribe_works_with_what_others_hung_onto_the_link(gateway: GatewayUnderTest) -> None:
+    body = b"List-Unsubscribe=One-Click"
+    answer = gateway.post_form("/newsletter/unsubscribe?token=sealed&utm_source=mail", body)
+    assert (answer.status, gateway.seen.requests[-1]) == (200, mc.UnsubscribeRequest(token="sealed"))
 
 
 def test_a_token_in_query_and_body_is_refused(gateway: GatewayUnderTest) -> None:
@@ -309,11 +339,19 @@ def test_a_token_is_issued_for_credentials_in_the_body(gateway: GatewayUnderTest
     answer = gateway.post_form("/oauth/token", GRANT + b"&scope=a%20b&audience=ignored&resource=&" + credentials())
     assert (answer.status, answer.json["token_type"], answer.json["scope"]) == (200, "Bearer", "a b")
     assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["pragma"] == "no-cache"
 
 
-def test_a_token_is_issued_for_credentials_in_http_basic(gateway: GatewayUnderTest) -> None:
-    answer = gateway.post_form("/oauth/token", GRANT, **basic(SITE_CLIENT, SITE_SECRET))
+@pytest.mark.parametrize("beside", [b"", f"&client_id={SITE_CLIENT}".encode()])
+def test_a_token_is_issued_for_credentials_in_http_basic(gateway: GatewayUnderTest, beside: bytes) -> None:
+    answer = gateway.post_form("/oauth/token", GRANT + beside, **basic(SITE_CLIENT, SITE_SECRET))
     assert answer.status == 200
+
+
+@pytest.mark.parametrize("beside", [b"&client_id=other", b"&client_secret=" + quote_plus(SITE_SECRET).encode()])
+def test_two_ways_to_authenticate_are_refused(gateway: GatewayUnderTest, beside: bytes) -> None:
+    answer = gateway.post_form("/oauth/token", GRANT + beside, **basic(SITE_CLIENT, SITE_SECRET))
+    assert (answer.status, answer.json["error"]) == (400, "invalid_request")
 
 
 @pytest.mark.parametrize("authorization", ["Basic", "Basic !!", "Basic " + "YQ==", "Bearer abc", "Basic /////w=="])

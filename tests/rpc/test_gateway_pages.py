@@ -164,6 +164,12 @@ def test_the_reference_explains_every_reason_that_a_problem_points_to(gateway: G
     assert 'id="Subscribe"' in reference and "<script" not in reference
 
 
+def test_the_reference_shows_code_as_code(gateway: GatewayUnderTest) -> None:
+    reference = gateway.call("GET", "/docs").body.decode()
+    assert "<code>INVALID_FIELD</code>" in reference
+    assert "<code>" not in unescape(re.sub(r"<[^>]*>", "", reference))
+
+
 def test_openapi_is_served_to_programs(gateway: GatewayUnderTest) -> None:
     document = gateway.call("GET", "/openapi.json").json
     assert document["openapi"].startswith("3.1")

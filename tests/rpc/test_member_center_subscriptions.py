@@ -58,7 +58,7 @@ def test_who_subscribes_and_confirms_is_in_the_audience(member_center: MemberCen
 
 def test_following_the_answers_token_confirms_as_published(member_center: MemberCenter) -> None:
     newsletter, email = member_center.make_newsletter("zh-TW"), unique_address()
-    token = member_center.subscribe(newsletter.list_id, email, preferences=struct(lang="en"))
+    token = member_center.subscribe(newsletter.list_id, email, preferences=struct(lang="en-GB"))
     for _ in range(3):
         followed = member_center.public.FollowConfirmLink(pb.FollowConfirmLinkRequest(token=token))
         assert (status_name(followed.status), followed.list_id) == ("confirmed", newsletter.list_id)

@@ -55,7 +55,6 @@ PLAIN = [
     "user!host@acme.example",
     "customer/department=shipping@acme.example",
     "$a12345@acme.example",
-    "=?utf-8?q?ann?=@acme.example",
     "ann@a.b.c.d.e.f.example",
     "ann@1.example",
     "ann@123.example",
@@ -146,6 +145,10 @@ REFUSED = {
     "local_quoted": [
         '"ann"@acme.example', '"ann lee"@acme.example', '""@acme.example', '" "@acme.example', '"a@b"@acme.example',
         '"a\\"b"@acme.example', '"xclow3n@gmail.com x"@internal.example', '"', '"ann"', '"."@x.example',
+    ],
+    "local_encoded": [
+        "=?UTF-8?Q?=0A?=@acme.example", "=?utf-8?q?ann?=@acme.example", "=?utf-8?b?Cg==?=@acme.example",
+        "ann=?iso-8859-1?q??=lee@acme.example",
     ],
     "local_dots": [".ann@acme.example", "ann.@acme.example", "a..b@acme.example", ".@acme.example", "..@acme.example"],
     "local_character": [

@@ -333,6 +333,22 @@ def test_the_footer_stands_inside_the_last_body_element() -> None:
 
 
 @pytest.mark.parametrize(
+    "body_html",
+    ["<p>x</p><!-- </body> --> behind", "<body>x</body><!-- <p>never ended</p> </body>", "<p>x</p><!-- never ended -"],
+)
+@pytest.mark.parametrize("template", [False, True])
+def test_the_footer_never_stands_in_a_comment(body_html: str, template: bool) -> None:
+    web = text_of(read(compose(body_html=body_html, body_text=None, template=template)), "html")
+    assert LEAVE.replace("&", "&amp;") in re.sub(r"<!--.*?(-->|$)", "", web, flags=re.DOTALL)
+
+
+def test_a_link_in_a_comment_is_not_shown_so_that_a_footer_is() -> None:
+    body_html = "<!-- {{ unsubscribe_url }} --><p>x</p>"
+    web = text_of(read(compose(body_html=body_html, body_text=None, template=True)), "html")
+    assert web.count(LEAVE.replace("&", "&amp;")) == 2
+
+
+@pytest.mark.parametrize(
     ("text", "encoding"),
     [("plain", "7bit"), ("週報", "8bit"), ("x" * 998, "7bit"), ("x" * 999, "quoted-printable"),
      ("\x00", "quoted-printable")],

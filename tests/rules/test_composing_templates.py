@@ -180,6 +180,7 @@ def test_a_loop_that_the_conversion_would_tear_apart_is_converted_after_renderin
         ("body_text", "{{ email|tojson }}", 1, "tojson"),
         ("body_text", "x" * 300_000, None, "256 KiB"),
         ("subject", "a\nb", None, "line break"),
+        ("subject", '{{ "a\\nb" }}', None, "line break"),
     ],
 )
 def test_a_template_that_cannot_work_is_refused_with_its_line(
