@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-from tests.rpc.gateway_under_test import LIST, GatewayUnderTest, access_token, running_gateway
+from tests.rpc.gateway_under_test import LIST, GatewayUnderTest, access_token
 
 SUBSCRIBE = b"POST /newsletter/subscribe HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayUnderTest]:
-    log: Path = tmp_path_factory.mktemp("gateway") / "log"
-    with running_gateway(log) as running:
-        yield running
 
 
 def exchange(gateway: GatewayUnderTest, *parts: bytes, seconds: float = 20.0) -> bytes:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from html import unescape
-from pathlib import Path
 
 import pytest
 
@@ -18,18 +16,10 @@ from tests.rpc.gateway_under_test import (
     TENANT,
     GatewayUnderTest,
     HttpAnswer,
-    running_gateway,
 )
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 POLICY = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayUnderTest]:
-    log: Path = tmp_path_factory.mktemp("gateway") / "log"
-    with running_gateway(log) as running:
-        yield running
 
 
 def form(answer: HttpAnswer) -> tuple[str, str, dict[str, str]]:
