@@ -14,6 +14,7 @@ validation      the rules on the fields (protovalidate), then the tenant_id agai
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -63,6 +64,9 @@ _NOT_ALLOWED = {
     Reason.ERROR_REASON_TENANT_MISMATCH,
 }
 
+# The empty text, which stands first, is what is not said.
+_IN_LIST = re.compile(r"must be in list \[(?:, )?(.*)\]")
+
 # A message, or what is wrong with it.
 _Received: TypeAlias = Message | MessmailError
 
@@ -90,10 +94,17 @@ def validate(request: Message) -> None:
         # A rule on the whole message names its field at the start of its text.
         if not path:
             path, _, text = text.partition(": ")
-        fields.append(FieldViolation(path, text))
+        fields.append(FieldViolation(path, _in_plain_words(text)))
     raise MessmailError(
         Reason.ERROR_REASON_INVALID_FIELD, f"{fields[0].field}: {fields[0].description}", violations=fields
     )
+
+
+def _in_plain_words(text: str) -> str:
+    """Says what the library says of a length and of a list as people say it."""
+    if text == "must be at least 1 characters":
+        return "value is required"
+    return _IN_LIST.sub(r"must be one of \1", text)
 
 
 def max_request_bytes(method: MethodDescriptor) -> int | None:

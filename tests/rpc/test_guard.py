@@ -13,15 +13,17 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from messmail.member_center.v1 import member_center_pb2 as mc
 from messmail.send_engine.v1 import send_engine_pb2 as pb
 from messmail.send_engine.v1 import send_engine_pb2_grpc
 from servicekit.access import FORWARDED_IP, GATEWAY_AUTHORIZATION, Caller, caller
 from servicekit.arrival import Arrivals
 from servicekit.errors import MessmailError, Reason, from_rpc_error
-from servicekit.rpc import Guard
+from servicekit.rpc import Guard, validate
 from servicekit.server import Service, start_server
 from servicekit.tokens import TokenVerifier
 
@@ -98,6 +100,19 @@ def refusal(call: Any) -> MessmailError:
     with pytest.raises(grpc.RpcError) as refused:
         call()
     return from_rpc_error(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "words"),
+    [
+        (mc.SubscribeRequest(list_id=JOB), "email", "value is required"),
+        (mc.UpdatePreferenceCenterRequest(token="x", language="fr"), "language", "must be one of zh-TW, en"),
+    ],
+)
+def test_what_is_wrong_is_said_in_plain_words(message: Message, field: str, words: str) -> None:
+    with pytest.raises(MessmailError) as refused:
+        validate(message)
+    assert {violation.field: violation.description for violation in refused.value.violations} == {field: words}
 
 
 def test_a_call_without_a_token_is_refused(stub: Any) -> None:
