@@ -11,7 +11,9 @@ _BREAKING_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def check_plain_text(field: str, text: str) -> None:
-    """Raises INVALID_FIELD for control characters, line breaks and encoded words (RFC 2047)."""
+    """Raises INVALID_FIELD for control characters, line breaks, encoded words (RFC 2047), and nothing but spaces."""
+    if text.isspace():
+        raise invalid_field(field, "write something that can be seen")
     if any(unicodedata.category(character) in _BREAKING_CATEGORIES for character in text):
         raise invalid_field(field, "leave out control characters and line breaks")
     if "=?" in text:

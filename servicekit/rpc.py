@@ -303,10 +303,12 @@ def _request_id(metadata: Mapping[str, str], context: grpc.ServicerContext) -> s
 
 
 def _metadata(context: grpc.ServicerContext) -> dict[str, str]:
-    return {
-        key: value if isinstance(value, str) else value.decode("utf-8", "replace")
-        for key, value in context.invocation_metadata()
-    }
+    """Reads the metadata; what is there twice becomes one text that is good for nothing, as in HTTP."""
+    metadata: dict[str, str] = {}
+    for key, value in context.invocation_metadata():
+        text = value if isinstance(value, str) else value.decode("utf-8", "replace")
+        metadata[key] = f"{metadata[key]}, {text}" if key in metadata else text
+    return metadata
 
 
 def peer_ip(peer: str) -> str:

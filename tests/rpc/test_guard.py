@@ -141,6 +141,12 @@ def test_the_scope_decides(stub: Any, scope: str, tenant: str | None, allowed: b
         assert error.reason == Reason.ERROR_REASON_SCOPE_MISSING
 
 
+def test_two_tokens_are_none(stub: Any) -> None:
+    metadata = [*bearer(token("newsletter:send.read")), *bearer(token("newsletter:send.read"))]
+    error = refusal(lambda: stub.GetSendJob(pb.GetSendJobRequest(id=JOB), metadata=metadata))
+    assert error.reason == Reason.ERROR_REASON_TOKEN_INVALID
+
+
 def test_another_tenant_in_the_request_is_refused(stub: Any) -> None:
     request = pb.GetSendJobRequest(id=JOB, tenant_id=OTHER)
     error = refusal(lambda: stub.GetSendJob(request, metadata=bearer(token("newsletter:send.read"))))

@@ -117,6 +117,13 @@ def test_nothing_that_breaks_out_of_a_header_becomes_part_of_a_list_or_tenant(
     assert member_center.rows("SELECT 1 FROM lists WHERE tenant_id = %s", tenant_id) == []
 
 
+@pytest.mark.parametrize("name", [" ", "\u3000 \u2003"], ids=ascii)
+def test_a_name_that_nobody_sees_is_none(member_center: MemberCenter, name: str) -> None:
+    tenant_id = member_center.make_tenant()
+    assert reason_of(partial(create_list, member_center, tenant_id=tenant_id, name=name)) == "INVALID_FIELD"
+    assert reason_of(lambda: member_center.admin.CreateTenant(pb.CreateTenantRequest(name=name))) == "INVALID_FIELD"
+
+
 @pytest.mark.parametrize("tenant_id", [UNKNOWN, NOBODY])
 def test_nothing_is_made_for_a_tenant_that_is_not_there(member_center: MemberCenter, tenant_id: str) -> None:
     assert reason_of(lambda: create_list(member_center, tenant_id=tenant_id)) == "TENANT_NOT_FOUND"
