@@ -4,6 +4,7 @@ It does not decide when a child runs or runs again; that is the supervisor's.
 """
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -127,14 +128,26 @@ def end(running: Iterable[RunningChild]) -> list[RunningChild]:
     return killed
 
 
-def last_lines(log: Path, count: int = 20) -> str:
+def last_lines(log: Path, count: int = 10) -> str:
     """Returns the end of a log, to show why a child failed."""
     try:
         with log.open("rb") as stream:
             stream.seek(max(0, log.stat().st_size - 64 * 1024))
-            return "\n".join(stream.read().decode(errors="replace").splitlines()[-count:])
+            return "\n".join(map(_in_short, stream.read().decode(errors="replace").splitlines()[-count:]))
     except FileNotFoundError:
         return ""
+
+
+def _in_short(line: str) -> str:
+    """Takes what a person reads out of a line of structured logging: what happened, and of a trace its last line."""
+    try:
+        logged = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(logged, dict) or "event" not in logged:
+        return line
+    trace = str(logged.get("exception", "")).strip().splitlines()
+    return ": ".join([str(logged["event"]), *trace[-1:]])
 
 
 def describe(status: int | None) -> str:

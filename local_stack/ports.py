@@ -8,10 +8,13 @@ default port that way, so a default is claimed besides, by the UDP port of the s
 
 import contextlib
 import errno
+import re
 import socket
 from dataclasses import dataclass
 
 from local_stack.errors import StackError
+
+_ADDRESS = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^\[\]]+)):(?P<port>[0-9]{1,5})")
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,10 @@ class Address:
     @classmethod
     def parse(cls, text: str) -> "Address":
         """Reads HOST:PORT; an IPv6 host stands in brackets."""
-        host, colon, port = text.rpartition(":")
-        if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65535):
+        found = _ADDRESS.fullmatch(text)
+        if not found or int(found["port"]) > 65535:
             raise StackError(f"'{text}' is not an address of the form HOST:PORT.")
-        return cls(host.removeprefix("[").removesuffix("]"), int(port))
+        return cls(found["v6"] or found["host"], int(found["port"]))
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -60,6 +60,7 @@ def run_up(options: UpOptions, console: Console) -> int:
     """Runs the stack until Ctrl-C, SIGTERM or SIGHUP; returns the exit status."""
     try:
         _check_relay(options)
+        _check_ready_file(options)
         data = DataDirectory(options.data_dir)
         data.lock()
     except StackError as error:
@@ -96,6 +97,13 @@ def _check_relay(options: UpOptions) -> None:
             "The relay (--smtp-url, MESSMAIL_SMTP_URL) must be of the form smtp://HOST:PORT or "
             "smtps://USER:PASSWORD@HOST:PORT."
         )
+
+
+def _check_ready_file(options: UpOptions) -> None:
+    """Raises StackError when nobody could ever find the file."""
+    file = options.ready_file
+    if file is not None and (file.is_dir() or not file.parent.is_dir()):
+        raise StackError(f"--ready-file: {file} must name a file in a folder that exists.")
 
 
 class _Stack:

@@ -91,21 +91,36 @@ class MemberFile:
         )
 
     def _next(self) -> list[str] | None:
+        first = self._rows.line_num + 1
         try:
             return next(self._rows, None)
         except UnicodeDecodeError:
-            raise CommandFailed(f"{self._path}, near line {self._rows.line_num + 1}: is not UTF-8", _AS_UTF_8) from None
+            raise CommandFailed(f"{self._path}, near line {first}: is not UTF-8", _AS_UTF_8) from None
         except csv.Error as error:
             raise CommandFailed(
-                f"{self._path}, line {self._rows.line_num}: {error}", "Correct that line, then import it again."
+                f"{self._path}, in the row that begins on line {first}: {error}",
+                "Correct its quotes, then import it again.",
             ) from None
+
+
+class _TwinsError(Exception):
+    """An object has two members of the same name: two readers could pick different ones."""
+
+
+def _without_twins(members: list[tuple[str, Json]]) -> dict[str, Json]:
+    value = dict(members)
+    if len(value) < len(members):
+        raise _TwinsError
+    return value
 
 
 def _member(line: int, email: str, preferences: str) -> MemberRow:
     if not preferences:
         return MemberRow(line, email)
     try:
-        value = check_json_object(json.loads(preferences))
+        value = check_json_object(json.loads(preferences, object_pairs_hook=_without_twins))
+    except _TwinsError:
+        problem = "preferences: has two members of the same name"
     except BoundsError as error:
         problem = f"preferences: {error.problem}"
     except (ValueError, RecursionError):

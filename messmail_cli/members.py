@@ -65,9 +65,11 @@ def import_members(
     """
     if confirmed and not evidence.strip():
         raise typer.BadParameter("say with --evidence how the consent was proven", param_hint="--confirmed")
-    page_of = admin_pb2.ImportMembersRequest(
-        tenant_id=tenant, list_id=list_id, confirmed=confirmed, evidence=evidence if confirmed else ""
-    )
+    if evidence and not confirmed:
+        raise typer.BadParameter("evidence is of a consent that --confirmed says is proven", param_hint="--evidence")
+    if rejects is not None and rejects.exists() and rejects.samefile(file):
+        raise typer.BadParameter("the file that is read cannot be written at the same time", param_hint="--rejects")
+    page_of = admin_pb2.ImportMembersRequest(tenant_id=tenant, list_id=list_id, confirmed=confirmed, evidence=evidence)
     with contextlib.closing(MemberFile(file)) as members, _Import(rejects or _beside(file)) as result:
         if members.ignored_columns:
             progress_console().print(f"These columns are not read: {', '.join(members.ignored_columns)}", markup=False)

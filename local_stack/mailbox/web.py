@@ -5,6 +5,7 @@ Pages need nothing from the network and no script. A mail's own HTML is shown in
 
 import ipaddress
 import re
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -189,7 +190,8 @@ def _window(query: Mapping[str, str]) -> tuple[int, int]:
         start = limit = -1
     if start < 0 or limit < 0:
         raise UnreadableError("start and limit are whole numbers, zero or more")
-    return start, limit
+    # No mailbox is that large, and Python's slices cannot be.
+    return min(start, sys.maxsize // 2), min(limit, sys.maxsize // 2)
 
 
 def _is_local(scope: Mapping[str, Any]) -> bool:

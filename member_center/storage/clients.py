@@ -73,10 +73,10 @@ def has_clients(connection: Connection, tenant_id: UUID) -> bool:
 
 
 def rotate_secret_hash(connection: Connection, tenant_id: UUID, client_id: UUID, secret_hash: bytes) -> bool:
-    """Puts a new secret's hash in front; the one before stays, any older one goes. False: there is no such client."""
+    """Puts a new secret's hash in front; the one before stays, any older one goes. False: no such client is left."""
     changed = connection.execute(
         sa.update(clients)
-        .where(_is(tenant_id, client_id))
+        .where(_is(tenant_id, client_id), clients.c.disabled_at.is_(None))
         .values(secret_hash=secret_hash, previous_secret_hash=clients.c.secret_hash)
     )
     return changed.rowcount == 1

@@ -259,6 +259,12 @@ def test_the_api_has_mailpits_shape(mailbox: Mailbox) -> None:
     assert mailbox.json("/api/v1/messages")["total"] == 0
 
 
+@pytest.mark.parametrize("window", ["start=99999999999999999999999", "limit=9223372036854775807", "start=2&limit=0"])
+def test_a_window_beyond_the_mails_is_empty_or_all(mailbox: Mailbox, window: str) -> None:
+    answer = mailbox.json(f"/api/v1/messages?{window}")
+    assert len(answer["messages"]) == (answer["total"] if window.startswith("limit") else 0)
+
+
 @pytest.mark.parametrize(
     ("path", "method", "host", "status"),
     [

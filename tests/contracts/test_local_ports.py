@@ -57,7 +57,8 @@ def test_a_server_can_listen_on_a_chosen_port_and_again_after_a_restart() -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["8080", ":8080", "localhost", "localhost:", "localhost:80a", "localhost:65536", "a:-1"]
+    "text",
+    ["8080", ":8080", "localhost", "localhost:", "localhost:80a", "localhost:65536", "a:-1", "[::1:80", "::1]:80"],
 )
 def test_what_is_no_address_is_refused_in_words(text: str) -> None:
     with pytest.raises(StackError, match="HOST:PORT"):

@@ -80,6 +80,14 @@ def test_a_child_that_dies_while_starting_is_shown_with_the_end_of_its_log(
         supervisor.start(python(data, "broken", "import sys; print('no such table'); sys.exit(3)"))
 
 
+def test_of_a_logged_crash_a_person_is_shown_what_happened(supervisor: Supervisor, data: DataDirectory) -> None:
+    trace = "Traceback (most recent call last):\\n  File x, line 1\\nValueError: the URL has no path"
+    crash = f'{{"event": "process crashed", "level": "critical", "exception": "{trace}"}}'
+    with pytest.raises(StackError, match="process crashed: ValueError: the URL has no path$") as shown:
+        supervisor.start(python(data, "broken", f"import sys; print({crash!r}); sys.exit(1)"))
+    assert "Traceback" not in str(shown.value)
+
+
 def test_a_child_that_never_gets_ready_is_given_up(supervisor: Supervisor, data: DataDirectory) -> None:
     with pytest.raises(StackError, match="silent was not ready in time"):
         supervisor.start(python(data, "silent", STAY), timeout=0.5)

@@ -121,6 +121,8 @@ def test_a_rotated_secret_works_beside_the_one_before_and_a_disabled_client_ends
             },
         )
         assert (refused.status, refused.answer["error"]) == (401, "invalid_client")
+    ended = stack.run_command("clients", "rotate", first.client_id)
+    assert (ended.returncode, "CLIENT_NOT_FOUND" in ended.stderr) == (1, True)
 
 
 def test_a_client_for_webhooks_gets_no_token(stack: Stack) -> None:
@@ -218,12 +220,20 @@ def test_people_imported_without_proof_are_asked_first(stack: Stack, tmp_path: P
     assert "/newsletter/confirm?token=" in stack.mailbox.content(stack.mailbox.wait_for(asked))["Text"]
 
 
-def test_proof_is_asked_for_before_anything_is_sent(stack: Stack, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [(["--confirmed"], "--evidence"), (["--evidence", "a form"], "--confirmed"), (["--rejects", "FILE"], "--rejects")],
+)
+def test_options_that_contradict_each_other_are_refused_before_anything_is_sent(
+    stack: Stack, tmp_path: Path, options: list[str], told: str
+) -> None:
     file = tmp_path / "members.csv"
-    file.write_text("email\n")
-    ended = stack.run_command("members", "import", "--tenant", NOBODY, "--list", NOBODY, str(file), "--confirmed")
+    file.write_text("email\nnobody\n")
+    given = [str(file) if option == "FILE" else option for option in options]
+    ended = stack.run_command("members", "import", "--tenant", NOBODY, "--list", NOBODY, str(file), *given)
     assert ended.returncode == 2
-    assert "--evidence" in ended.stderr
+    assert told in ended.stderr
+    assert file.read_text() == "email\nnobody\n"
 
 
 def test_a_job_is_shown_watched_and_cancelled(stack: Stack) -> None:

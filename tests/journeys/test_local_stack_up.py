@@ -140,6 +140,16 @@ def test_an_asked_port_that_is_taken_is_an_error_in_words(own_stack: Stack, opti
     assert f"{address} is taken by another program" in ended.stdout + ended.stderr
 
 
+@pytest.mark.parametrize("place", ["nowhere/ready.json", "."])
+def test_a_ready_file_that_cannot_be_written_is_an_error_in_words(tmp_path: Path, place: str) -> None:
+    data = tmp_path / "data"
+    command = command_line("up", "--data-dir", str(data), "--ready-file", str(tmp_path / place))
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "--ready-file" in ended.stdout + ended.stderr
+    assert not data.exists()
+
+
 def test_a_second_up_on_the_same_data_directory_is_refused_and_harms_nothing(stack: Stack) -> None:
     ended = subprocess.run(
         command_line("up", "--data-dir", str(stack.data_dir)), capture_output=True, text=True, timeout=60, check=False

@@ -48,7 +48,8 @@ def test_spellings_of_the_same_file_read_alike(tmp_path: Path, content: bytes) -
         (b"ann@acme.example\n", "must name the columns"),
         (b"email,email\n", "must name the columns"),
         (b"email;preferences\nann@acme.example;\n", "not separated by commas"),
-        (b'email\n"ann@acme.example\n', "line 2"),
+        (b'email\n"ann@acme.example\n', "begins on line 2"),
+        (b'email\nbob@acme.example\n"ann@acme.example\ncarol@acme.example\n\n', "begins on line 3"),
     ],
 )
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, content: bytes, said: str) -> None:
@@ -66,6 +67,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, content: bytes, sai
         ("[" * 100_000, "is not JSON"),
         ('{"a":' * 5 + "1" + "}" * 5, "is nested deeper"),
         ('{"a": NaN}', "not finite"),
+        ('{"a": {"b": 1, "b": 2}}', "two members of the same name"),
         ('{"a": "' + "x" * 5000 + '"}', "is larger than"),
     ],
 )

@@ -193,7 +193,7 @@ class MemberCenterAdminServicer:
 
     def RotateClientSecret(self, request, context):
         """Gives a client a new secret, which is shown only here. The one before keeps working until the next rotation, any
-        older one stops now. Answers CLIENT_NOT_FOUND where that is so.
+        older one stops now. Answers CLIENT_NOT_FOUND where that is so, and for a client that was disabled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

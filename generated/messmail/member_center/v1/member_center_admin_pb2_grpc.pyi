@@ -52,7 +52,7 @@ class MemberCenterAdminStub:
     """
     RotateClientSecret: _grpc.UnaryUnaryMultiCallable[_member_center_admin_pb2.RotateClientSecretRequest, _member_center_admin_pb2.RotateClientSecretResponse]
     """Gives a client a new secret, which is shown only here. The one before keeps working until the next rotation, any
-    older one stops now. Answers CLIENT_NOT_FOUND where that is so.
+    older one stops now. Answers CLIENT_NOT_FOUND where that is so, and for a client that was disabled.
     """
     DisableClient: _grpc.UnaryUnaryMultiCallable[_member_center_admin_pb2.DisableClientRequest, _member_center_admin_pb2.DisableClientResponse]
     """Ends a client: it gets no more tokens, and those it has are refused within five seconds. Answers CLIENT_NOT_FOUND where
@@ -136,7 +136,7 @@ class MemberCenterAdminAsyncStub(MemberCenterAdminStub):
     """
     RotateClientSecret: _aio.UnaryUnaryMultiCallable[_member_center_admin_pb2.RotateClientSecretRequest, _member_center_admin_pb2.RotateClientSecretResponse]  # type: ignore[assignment]
     """Gives a client a new secret, which is shown only here. The one before keeps working until the next rotation, any
-    older one stops now. Answers CLIENT_NOT_FOUND where that is so.
+    older one stops now. Answers CLIENT_NOT_FOUND where that is so, and for a client that was disabled.
     """
     DisableClient: _aio.UnaryUnaryMultiCallable[_member_center_admin_pb2.DisableClientRequest, _member_center_admin_pb2.DisableClientResponse]  # type: ignore[assignment]
     """Ends a client: it gets no more tokens, and those it has are refused within five seconds. Answers CLIENT_NOT_FOUND where
@@ -259,7 +259,7 @@ class MemberCenterAdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_member_center_admin_pb2.RotateClientSecretResponse, _abc.Awaitable[_member_center_admin_pb2.RotateClientSecretResponse]]:
         """Gives a client a new secret, which is shown only here. The one before keeps working until the next rotation, any
-        older one stops now. Answers CLIENT_NOT_FOUND where that is so.
+        older one stops now. Answers CLIENT_NOT_FOUND where that is so, and for a client that was disabled.
         """
 
     @_abc_1.abstractmethod
