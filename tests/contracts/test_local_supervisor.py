@@ -83,7 +83,7 @@ def test_a_child_that_dies_while_starting_is_shown_with_the_end_of_its_log(
 def test_of_a_logged_crash_a_person_is_shown_what_happened(supervisor: Supervisor, data: DataDirectory) -> None:
     trace = "Traceback (most recent call last):\\n  File x, line 1\\nValueError: the URL has no path"
     crash = f'{{"event": "process crashed", "level": "critical", "exception": "{trace}"}}'
-    with pytest.raises(StackError, match="process crashed: ValueError: the URL has no path$") as shown:
+    with pytest.raises(StackError, match=r"process crashed: ValueError: the URL has no path$") as shown:
         supervisor.start(python(data, "broken", f"import sys; print({crash!r}); sys.exit(1)"))
     assert "Traceback" not in str(shown.value)
 
