@@ -144,10 +144,8 @@ def accepted_types(route: Route) -> tuple[str, ...]:
 
 def _read_basic(authorization: str, message: Any) -> dict[str, str]:
     credentials = parse_basic(authorization)
-    # The same client_id in the body is no second way to authenticate (RFC 6749 section 3.2.1), and often sent.
-    is_repeated = message.client_id == credentials.client_id
     message.client_id, message.client_secret = credentials.client_id, credentials.client_secret
-    return dict.fromkeys(_CREDENTIALS[1:] if is_repeated else _CREDENTIALS, "")
+    return dict.fromkeys(_CREDENTIALS, "")
 
 
 def _given_twice(sources: list[Mapping[str, object]]) -> list[FieldViolation]:

@@ -5,15 +5,15 @@ Hardly any server lacks it, so mails are composed for those that have it, and pu
 
 from __future__ import annotations
 
-import email
-import quopri
-from email.message import Message
-from email.policy import compat32
+import binascii
+import re
 
 from send_engine.esp.port import ComposedMail
 
-# As the parser read it: no header is folded anew, no line end changed.
-_AS_IT_IS = compat32.clone(linesep="\r\n", max_line_length=None)
+_BOUNDARY = re.compile(rb'^Content-Type: multipart/[a-z]+; boundary="([^"]+)"\r?$', re.MULTILINE)
+_EIGHT_BIT = b"\r\nContent-Transfer-Encoding: 8bit"
+_QUOTED_PRINTABLE = b"\r\nContent-Transfer-Encoding: quoted-printable"
+_BLANK_LINE = b"\r\n\r\n"
 
 
 def seven_bit(mail: ComposedMail) -> ComposedMail:
@@ -21,18 +21,18 @@ def seven_bit(mail: ComposedMail) -> ComposedMail:
 
     Headers stay as they are: those of a mail that needs SMTPUTF8 have no such form.
     """
-    content = mail.data.removeprefix(b".") if mail.data.startswith(b"..") else mail.data
-    message = email.message_from_bytes(content.replace(b"\r\n..", b"\r\n."), policy=_AS_IT_IS)
-    for part in message.walk():
-        if part["Content-Transfer-Encoding"] == "8bit":
-            _quote(part)
-    plain = message.as_bytes(policy=_AS_IT_IS)
-    stuffed = plain.replace(b"\r\n.", b"\r\n..")
-    return mail._replace(data=b"." + stuffed if stuffed.startswith(b".") else stuffed, eight_bit=False)
+    boundary = _BOUNDARY.search(mail.data.partition(_BLANK_LINE)[0])
+    delimiter = b"\r\n--" + boundary[1] if boundary else None
+    parts = mail.data.split(delimiter) if delimiter else [mail.data]
+    return mail._replace(data=(delimiter or b"").join(map(_quoted, parts)), eight_bit=False)
 
 
-def _quote(part: Message) -> None:
-    lines = part.get_payload(decode=True)
-    assert isinstance(lines, bytes)
-    part.replace_header("Content-Transfer-Encoding", "quoted-printable")
-    part.set_payload(quopri.encodestring(lines).decode("ascii"))
+def _quoted(part: bytes) -> bytes:
+    """Quotes what stands behind the headers of an 8bit part, whose last one says so; another part stays as it is."""
+    headers, blank_line, stuffed = part.partition(_BLANK_LINE)
+    if not headers.endswith(_EIGHT_BIT):
+        return part
+    lines = (b"\r\n" + stuffed).replace(b"\r\n.", b"\r\n").removeprefix(b"\r\n")
+    quoted = b"\r\n" + binascii.b2a_qp(lines, istext=True)
+    restuffed = quoted.replace(b"\r\n.", b"\r\n..").removeprefix(b"\r\n")
+    return headers.removesuffix(_EIGHT_BIT) + _QUOTED_PRINTABLE + blank_line + restuffed
