@@ -128,7 +128,7 @@ def end(running: Iterable[RunningChild]) -> list[RunningChild]:
     return killed
 
 
-def last_lines(log: Path, count: int = 10) -> str:
+def last_lines(log: Path, count: int = 20) -> str:
     """Returns the end of a log, to show why a child failed."""
     try:
         with log.open("rb") as stream:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from messmail_cli.failures import CommandFailed
-from servicekit.json_bounds import BoundsError, Json, check_json_object
+from servicekit.json_bounds import BoundsError, Json, check_json_object, without_twins
 
 COLUMNS: Final = ("email", "preferences")
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
@@ -103,24 +103,11 @@ class MemberFile:
             ) from None
 
 
-class _TwinsError(Exception):
-    """An object has two members of the same name: two readers could pick different ones."""
-
-
-def _without_twins(members: list[tuple[str, Json]]) -> dict[str, Json]:
-    value = dict(members)
-    if len(value) < len(members):
-        raise _TwinsError
-    return value
-
-
 def _member(line: int, email: str, preferences: str) -> MemberRow:
     if not preferences:
         return MemberRow(line, email)
     try:
-        value = check_json_object(json.loads(preferences, object_pairs_hook=_without_twins))
-    except _TwinsError:
-        problem = "preferences: has two members of the same name"
+        value = check_json_object(json.loads(preferences, object_pairs_hook=without_twins))
     except BoundsError as error:
         problem = f"preferences: {error.problem}"
     except (ValueError, RecursionError):

@@ -55,8 +55,8 @@ _BREAKING_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 # In a local part also invisible, private and unassigned characters: two people would look alike, or the key would
 # change with the next edition of Unicode.
 _UNFIT_LOCAL_CATEGORIES: Final = frozenset({"Cf", "Cn", "Co", "Zs"})
-# What WHATWG calls "ends in a number": some resolvers would read the whole name as an IPv4 address.
 _ENCODED_WORD: Final = re.compile(r"=\?[^?]+\?[bq]\?[^?]*\?=", re.IGNORECASE)
+# What WHATWG calls "ends in a number": some resolvers would read the whole name as an IPv4 address.
 _NUMERIC_LABEL: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 _MAILBOX: Final = re.compile(r"(?P<name>[^<>]*)<(?P<address>[^<>]*)>")

@@ -6,8 +6,8 @@ recursion limit. What the members of the object mean is not decided here.
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from typing import Final, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 
@@ -37,6 +37,17 @@ def check_json_object(value: Mapping[str, object], max_bytes: int = 4096, max_de
 def check_struct(message: Struct, max_bytes: int = 4096, max_depth: int = 4) -> dict[str, Json]:
     """Returns the message as a plain object under the same bounds as `check_json_object`; raises BoundsError."""
     return _copy_within_bounds(message, _open_struct, max_bytes, max_depth)
+
+
+def without_twins(members: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Makes an object of its members, as object_pairs_hook of json.loads; raises BoundsError for a name twice.
+
+    Two readers could pick different ones.
+    """
+    found = dict(members)
+    if len(found) != len(members):
+        raise BoundsError("has two members of the same name")
+    return found
 
 
 def merge_patch(target: Json, patch: Json) -> Json:

@@ -20,6 +20,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from servicekit.errors import MessmailError, Reason
+from servicekit.json_bounds import without_twins
 
 ALGORITHM = "ES256"
 TOKEN_TYPE = "at+jwt"
@@ -141,19 +142,12 @@ def _check_form(token: str) -> dict[str, Any]:
         if base64.urlsafe_b64encode(raw).rstrip(b"=").decode() != part:
             raise ValueError("not the base64 of its bytes")
         decoded.append(raw)
-    header, payload = (json.loads(raw.decode(), object_pairs_hook=_without_twins) for raw in decoded[:2])
+    header, payload = (json.loads(raw.decode(), object_pairs_hook=without_twins) for raw in decoded[:2])
     if not isinstance(header, dict) or not isinstance(header.get("kid"), str) or not isinstance(payload, dict):
         raise ValueError("not a token")
     if any(type(payload[name]) is not int for name in ("exp", "iat", "nbf") if name in payload):
         raise ValueError("a time that is no number")
     return header
-
-
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name twice")
-    return found
 
 
 def _invalid() -> MessmailError:

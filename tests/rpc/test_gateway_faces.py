@@ -238,6 +238,13 @@ def test_a_query_that_can_be_read_in_two_ways_is_refused(gateway: GatewayUnderTe
     assert gateway.call("GET", f"/newsletter/confirm?{query}").status == 400
 
 
+@pytest.mark.parametrize("beside", ["colour=red", "x=b&x=1", "email=b%40example.com", ";x=b"])
+def test_a_query_that_is_no_mailed_links_has_known_fields_only(gateway: GatewayUnderTest, beside: str) -> None:
+    good = f"/newsletter/preferences?list_id={LIST}&email=a%40example.com"
+    assert gateway.call("GET", good).status == 200
+    assert gateway.call("GET", f"{good}&{beside}").status == 400
+
+
 # ---- links
 
 

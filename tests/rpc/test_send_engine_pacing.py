@@ -186,15 +186,14 @@ def _send_beside_a_slow_domain(send_engine: Installation, operator: Operator) ->
 def test_a_domain_that_asks_to_slow_down_is_slowed_while_others_go_on_and_nothing_fails(
     send_engine: Installation, operator: Operator
 ) -> None:
-    # A busy machine can make one of the three jobs slow; a slow domain that holds others up does so each time.
-    for _ in range(3):
+    # The median of three, which is known once two agree: one job in a while is slow for reasons of the machine's.
+    verdicts = Counter[bool]()
+    while max(verdicts.values(), default=0) < 2:
         others_took, alone, wasted = _send_beside_a_slow_domain(send_engine, operator)
         assert wasted < 600
         # Workers start in both.
-        if others_took < 1.5 * alone + 1:
-            break
-    else:
-        pytest.fail("the others waited for the slow domain, three times")
+        verdicts[others_took < 1.5 * alone + 1] += 1
+    assert verdicts[True] == 2, "the others waited for the slow domain"
 
 
 @pytest.mark.parametrize("share", [1.0, 0.7])

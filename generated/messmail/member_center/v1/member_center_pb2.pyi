@@ -563,10 +563,10 @@ class SubscribeRequest(_message.Message):
     """
     @_builtins.property
     def preferences(self) -> _struct_pb2.Struct:
-        """What the person prefers: a JSON object of at most 4,096 bytes and 4 levels. "lang" ("zh-TW" or "en") chooses the
-        language of mails and pages. It takes effect when the person confirms, and never for somebody already confirmed.
-        Where the list has a honeypot field, the member of that name is not a preference: unless it is left out, null, false
-        or empty, the call answers as ever and does nothing.
+        """What the person prefers: a JSON object of at most 4,096 bytes and 4 levels. "lang", a language tag such as "zh-TW" or
+        "en-GB" (Chinese and English are spoken), chooses the language of mails and pages. It takes effect when the person
+        confirms, and never for somebody already confirmed. Where the list has a honeypot field, the member of that name is
+        not a preference: unless it is left out, null, false or empty, the call answers as ever and does nothing.
         """
 
     @_builtins.property
