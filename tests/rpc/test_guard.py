@@ -141,6 +141,16 @@ def test_the_scope_decides(stub: Any, scope: str, tenant: str | None, allowed: b
         assert error.reason == Reason.ERROR_REASON_SCOPE_MISSING
 
 
+@pytest.mark.parametrize(("scheme", "good"), [("Bearer ", True), ("bearer   ", True), ("Bearer", False), ("", False)])
+def test_between_scheme_and_token_are_one_or_more_spaces(stub: Any, scheme: str, good: bool) -> None:
+    metadata = [("authorization", scheme + token("newsletter:send.read"))]
+    if good:
+        assert stub.GetSendJob(pb.GetSendJobRequest(id=JOB), metadata=metadata).send_job.tenant_id == TENANT
+    else:
+        error = refusal(lambda: stub.GetSendJob(pb.GetSendJobRequest(id=JOB), metadata=metadata))
+        assert error.reason == Reason.ERROR_REASON_TOKEN_INVALID
+
+
 def test_two_tokens_are_none(stub: Any) -> None:
     metadata = [*bearer(token("newsletter:send.read")), *bearer(token("newsletter:send.read"))]
     error = refusal(lambda: stub.GetSendJob(pb.GetSendJobRequest(id=JOB), metadata=metadata))
